@@ -1,0 +1,65 @@
+# `make rehearse` deploys a simulated node on this computer; `make test` runs all the tests.
+# Needs make and Python 3.11 to 3.13; everything else goes into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+ROOT := $(CURDIR)
+VENV := $(ROOT)/.venv
+BIN := $(VENV)/bin
+REHEARSAL ?= $(ROOT)/.rehearsal
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { command -v "$$p"; break; }; done)
+
+export PATH := $(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(ROOT)/ansible.cfg
+# Ansible's own caches and temporary files stay in the checkout, too.
+export ANSIBLE_HOME := $(ROOT)/.ansible
+
+.PHONY: help rehearse simulate lint unit integration test build clean
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# A virtual environment that was made halfway is made again: the stamp is written last.
+$(VENV)/.stamp-%: requirements%.txt requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing $< into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(VENV)/.stamp-run: requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing requirements.txt into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+simulate: $(VENV)/.stamp-run ## Build the simulated media and node
+	@$(BIN)/python tests/simulator/build.py --root $(REHEARSAL)
+
+rehearse: simulate ## Deploy the simulated node on this computer
+	@$(BIN)/ansible-playbook site.yml -i inventories/rehearsal -e rehearsal_root=$(REHEARSAL) $(ARGS)
+
+lint: $(VENV)/.stamp-test ## Style of YAML, Python and Ansible
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/ruff check --quiet plugins tests
+	@$(BIN)/mypy
+	@ANSIBLE_COLLECTIONS_PATH=$(ROOT)/collections $(BIN)/ansible-lint --offline --profile production
+	@$(BIN)/antsibull-changelog lint
+
+unit: $(VENV)/.stamp-test ## Pure logic, modules, roles' options
+	@$(BIN)/python -m pytest tests/unit -n 2 $(ARGS)
+
+integration: $(VENV)/.stamp-test ## The rehearsal and what happens when things are wrong
+	@$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile $(ARGS)
+
+test: lint $(VENV)/.stamp-test ## All the tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+build: $(VENV)/.stamp-run ## The collection as a tarball, in dist/
+	@mkdir -p dist && $(BIN)/ansible-galaxy collection build --force --output-path dist
+
+clean: ## Remove the rehearsal, the caches and the virtual environment
+	@chmod -R u+rwX $(REHEARSAL) 2>/dev/null || true
+	@rm -rf $(REHEARSAL) .cache .ansible dist $(VENV)
