@@ -39,6 +39,10 @@ FIRST_WAIT = 2.0
 """Seconds that a module called with wait=false waits all the same, so that short work is one remote call."""
 
 _ERROR_OF_INTERRUPTED = "the working process is gone without a result (it was killed, or the machine restarted)"
+_STATUS_KEYS = (
+    "digest", "title", "pid", "host", "boot_id", "percent", "done", "total", "unit", "rate", "eta_seconds", "message", "started", "seconds",
+    "result", "error",
+)
 _PROGRESS_EVERY = 0.5  # seconds between two writes of progress.json
 _RATE_WINDOW = 20.0  # seconds over which the rate is an average
 _LEFTOVER_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -72,7 +76,7 @@ class Progress:
         self._lock = threading.Lock()
         self._samples: t.List[t.Tuple[float, float]] = []
         self._written = 0.0
-        self._state: t.Dict[str, t.Any] = dict(done=None, total=None, unit="B", message=None, rate=None, token=token)
+        self._state: t.Dict[str, t.Any] = {"done": None, "total": None, "unit": "B", "message": None, "rate": None, "token": token}
 
     def update(self, done: float, total: t.Optional[float] = None, message: t.Optional[str] = None, unit: t.Optional[str] = None) -> None:
         """Say how far the work is.
@@ -167,9 +171,7 @@ def status(folder: str) -> t.Dict[str, t.Any]:
     seconds (so far, or all in all); result (dict), error (text). What isn't known is None.
     """
     folder = os.path.abspath(folder)
-    answer: t.Dict[str, t.Any] = dict.fromkeys(
-        "digest title pid host boot_id percent done total unit rate eta_seconds message started seconds result error".split()
-    )
+    answer: t.Dict[str, t.Any] = dict.fromkeys(_STATUS_KEYS)
     answer.update(state="absent", folder=folder, log=os.path.join(folder, "log"))
     who = _read_json(os.path.join(folder, "job.json"))
     if who is None:
@@ -211,7 +213,7 @@ def reset(folder: str) -> None:
     with _starting(folder):
         state = status(folder)
         if state["state"] == "running":
-            raise JobBusy("%s is running in %s (pid %s); wait for it, or end it first" % (state["title"], folder, state["pid"]))
+            raise JobBusy(f"{state['title']} is running in {folder} (pid {state['pid']}); wait for it, or end it first")
         for name in os.listdir(folder):
             if name in ("result.json", "progress.json", "job.json", "reserve") or name.startswith("worker-"):
                 os.unlink(os.path.join(folder, name))
@@ -233,14 +235,14 @@ def _answers(state: t.Dict[str, t.Any], digest: str, folder: str, title: str) ->
     """Whether the job as it is answers a run() of `digest`: nothing has to be started."""
     if state["state"] == "running" and state["digest"] != digest:
         raise JobBusy(
-            "%s is busy with %s (pid %s%s, digest %s), so %s (digest %s) is not started; wait until it has ended, or end that process"
-            % (folder, state["title"], state["pid"], _elsewhere(state), str(state["digest"])[:12], title, digest[:12])
+            f"{folder} is busy with {state['title']} (pid {state['pid']}{_elsewhere(state['host'])}, digest {str(state['digest'])[:12]}), "
+            f"so {title} (digest {digest[:12]}) is not started; wait until it has ended, or end that process"
         )
     return state["state"] in ("running", "done") and state["digest"] == digest
 
 
-def _elsewhere(state: t.Dict[str, t.Any]) -> str:
-    return "" if state["host"] == socket.gethostname() else " on %s" % state["host"]
+def _elsewhere(host: t.Any) -> str:
+    return "" if host == socket.gethostname() else f" on {host}"
 
 
 def _is_alive(folder: str, who: t.Dict[str, t.Any]) -> bool:
@@ -251,7 +253,7 @@ def _is_alive(folder: str, who: t.Dict[str, t.Any]) -> bool:
 
 
 def _worker_lock(folder: str, who: t.Dict[str, t.Any]) -> str:
-    return os.path.join(folder, "worker-%s.lock" % os.path.basename(str(who.get("token"))))
+    return os.path.join(folder, f"worker-{os.path.basename(str(who.get('token')))}.lock")
 
 
 def _is_locked(path: str) -> bool:
@@ -283,9 +285,9 @@ def _start_ticks(pid: t.Any) -> t.Optional[int]:
     hold blanks and brackets.
     """
     try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
+        with open(f"/proc/{pid:d}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except (OSError, TypeError):
+    except (OSError, TypeError, ValueError):
         return None
     return None if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
 
@@ -330,7 +332,7 @@ def _starting(folder: str) -> t.Iterator[None]:
                 raise
         os.close(fd)
         if time.monotonic() > end:
-            raise JobError("another process has held %s for %d s; find it with `fuser -v %s` and end it" % (path, _START_PATIENCE, path))
+            raise JobError(f"another process has held {path} for {_START_PATIENCE:.0f} s; find it with `fuser -v {path}` and end it")
         time.sleep(0.05)
     try:
         yield
@@ -349,9 +351,9 @@ def _members(lock: str) -> t.List[int]:
         if pid == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            for name in os.listdir("/proc/%d/fd" % pid):
+            for name in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    this = os.stat("/proc/%d/fd/%s" % (pid, name))
+                    this = os.stat(f"/proc/{pid}/fd/{name}")
                     if (this.st_dev, this.st_ino) == (wanted.st_dev, wanted.st_ino):
                         found.append(pid)
                         break
@@ -378,8 +380,8 @@ def _stop_leftovers(folder: str, grace: float = _LEFTOVER_GRACE) -> None:
             members = [pid for pid in members if _start_ticks(pid) is not None]
     if _is_locked(lock):
         raise JobError(
-            "%s was interrupted, but processes of it still work in %s%s where this user can't end them; end them by hand"
-            % (who.get("title"), folder, _elsewhere({"host": who.get("host")}))
+            f"{who.get('title')} was interrupted, but processes of it still work in {folder}{_elsewhere(who.get('host'))} "
+            "where this user can't end them; end them by hand"
         )
 
 
@@ -407,7 +409,8 @@ def _start(folder: str, digest: str, title: str, work: t.Callable[[Progress], t.
     with os.fdopen(signed_in, "rb") as pipe:
         answer = pipe.read()
     if answer != b"ok":
-        raise JobError("%s can't be started in %s: %s" % (title, folder, answer.decode("utf-8", "replace") or "the process ended at once"))
+        words = answer.decode("utf-8", "replace") or "the process ended at once"
+        raise JobError(f"{title} can't be started in {folder}: {words}")
 
 
 def _worker(folder: str, digest: str, title: str, work: t.Callable[[Progress], t.Optional[t.Dict[str, t.Any]]], sign_in: int) -> None:
@@ -415,10 +418,10 @@ def _worker(folder: str, digest: str, title: str, work: t.Callable[[Progress], t
         token = os.urandom(16).hex()
         log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         _detach(log, keep=sign_in)
-        who = dict(
-            token=token, digest=digest, title=title, pid=os.getpid(), start_ticks=_start_ticks(os.getpid()), boot_id=_boot_id(),
-            host=socket.gethostname(), started=time.time(), started_uptime=_uptime(),
-        )
+        who: t.Dict[str, t.Any] = {
+            "token": token, "digest": digest, "title": title, "pid": os.getpid(), "start_ticks": _start_ticks(os.getpid()), "boot_id": _boot_id(),
+            "host": socket.gethostname(), "started": time.time(), "started_uptime": _uptime(),
+        }
         lock = os.open(_worker_lock(folder, who), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         _worker_fds[:] = [lock]
@@ -440,7 +443,7 @@ def _worker(folder: str, digest: str, title: str, work: t.Callable[[Progress], t
     try:
         _write_json(os.path.join(folder, "result.json"), end)
     except (TypeError, ValueError) as exc:
-        end.update(state="failed", result=None, error="the result can't be written as JSON: %s" % exc)
+        end.update(state="failed", result=None, error=f"the result can't be written as JSON: {exc}")
         _write_json(os.path.join(folder, "result.json"), end)
     os._exit(0)
 
@@ -455,8 +458,8 @@ def _detach(log: int, keep: int) -> None:
         if int(name) > 2 and int(name) != keep:
             with contextlib.suppress(OSError):
                 os.close(int(name))
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # pylint: disable=consider-using-with
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # pylint: disable=consider-using-with
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = sys.stdout
     os.chdir("/")
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -487,10 +490,10 @@ def _do(work: t.Callable[[Progress], t.Optional[t.Dict[str, t.Any]]], progress: 
     with contextlib.suppress(Exception):
         progress.flush()
         sys.stdout.flush()
-    measured: t.Dict[str, t.Any] = dict(
-        seconds=round(_uptime() - started, 3),
-        peak_rss_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),  # Linux counts in KiB
-    )
+    measured: t.Dict[str, t.Any] = {
+        "seconds": round(_uptime() - started, 3),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),  # Linux counts in KiB
+    }
     kept = dict(measured)
     kept.update(result if isinstance(result, dict) else {})
     return dict(measured, state="failed" if error is not None else "done", result=kept, error=error)
@@ -500,7 +503,7 @@ def _words(exc: BaseException) -> str:
     """An error for the user: our own errors speak for themselves, a KeyError doesn't."""
     text = str(exc)
     speaks = isinstance(exc, OSError) or type(exc).__module__ != "builtins"
-    return text if text and speaks else ("%s: %s" % (type(exc).__name__, text) if text else type(exc).__name__)
+    return text if text and speaks else (f"{type(exc).__name__}: {text}" if text else type(exc).__name__)
 
 
 # Files
@@ -514,7 +517,7 @@ def _reserve(path: str) -> None:
 
 def _write_json(path: str, value: t.Any, durable: bool = True) -> None:
     text = json.dumps(value, sort_keys=True)
-    beside = "%s.new" % path
+    beside = f"{path}.new"
     with open(beside, "w", encoding="utf-8") as file:
         file.write(text)
         if durable:

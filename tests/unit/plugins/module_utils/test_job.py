@@ -14,7 +14,6 @@ import threading
 import time
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import job
 
 
@@ -128,9 +127,9 @@ def test_running_attaches_by_digest_and_refuses_another(folder):
 def test_progress_is_seen_from_outside(folder):
     start_slow(folder)
     state = until(lambda: job.status(folder) if job.status(folder)["done"] else None)
-    assert {key: state[key] for key in ("done", "total", "unit", "percent", "message")} == dict(
-        done=1, total=4, unit="files", percent=25.0, message="sleeping"
-    )
+    assert {key: state[key] for key in ("done", "total", "unit", "percent", "message")} == {
+        "done": 1, "total": 4, "unit": "files", "percent": 25.0, "message": "sleeping"
+    }
 
 
 def test_rate_and_time_left(tmp_path, monkeypatch):
@@ -141,7 +140,7 @@ def test_rate_and_time_left(tmp_path, monkeypatch):
     for second in range(61):
         clock[0] = 1000.0 + second
         progress.update(second * 10, 1000)
-    answer = dict(state="running", eta_seconds=None)
+    answer = {"state": "running", "eta_seconds": None}
     with open(path, encoding="utf-8") as file:
         job._add_progress(answer, json.load(file))
     assert (answer["rate"], answer["percent"], answer["eta_seconds"]) == (10.0, 60.0, 40)
