@@ -71,7 +71,7 @@ class Package:
     format: str  # run or zip
 
     @classmethod
-    def parse(cls, name: str) -> "Package":
+    def parse(cls, name: str) -> Package:
         """Read a file's name. Raises PackageError for a name that is none of the vendor's."""
         for kind, pattern in _PATTERNS:
             match = pattern.fullmatch(name)
@@ -91,7 +91,7 @@ class Package:
         )
 
     @classmethod
-    def of_kind(cls, name: str, kind: str) -> "Package":
+    def of_kind(cls, name: str, kind: str) -> Package:
         """Read the name of a package that must be of this kind, or be an archive that holds it."""
         package = cls.parse(name)
         if package.kind != kind and not (package.kind == "hdk" and kind in HDK_KINDS):

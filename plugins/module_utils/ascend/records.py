@@ -1,0 +1,289 @@
+# Copyright (c) 2026, npuops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the vendor's installers left on a node: driver, firmware, CANN trees of both layouts, NNAL.
+
+The exit codes of the installers say little, and a record alone proves nothing: the driver's record is written before the first
+file is copied, its version.info near the end. So each answer has a version that the files prove, or None with the reason.
+
+Formats: driver and firmware as written by https://gitcode.com/cann/driver (scripts/package/custom/driver/common/scripts),
+CANN and NNAL as in the installed tree https://github.com/leideng/CANN-8.1.RC1.
+"""
+from __future__ import annotations
+
+import glob
+import os
+import re
+
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import family
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import version_key
+
+_LIMIT = 1024 * 1024
+_RANGE = re.compile(r"\[([^\[\],]+),([^\[\],]+)\]")
+_STEM = re.compile(r"\[([^\[\],]+)\]")
+_KERNELS = os.path.join("opp", "built-in", "op_impl", "ai_core", "tbe", "kernel", "config")
+
+
+def read_text(path: str) -> tuple[str | None, str | None]:
+    """A small file's text, or None and why it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_LIMIT), None
+    except OSError as exc:
+        return None, f"{path}: {exc.strerror}"
+
+
+def read_pairs(path: str, separator: str = "=") -> tuple[dict[str, str] | None, str | None]:
+    """A record's key=value lines (the last of a repeated key counts), or None and why it cannot be read."""
+    text, reason = read_text(path)
+    if text is None:
+        return None, reason
+    pairs = {}
+    for line in text.splitlines():
+        key, found, value = line.partition(separator)
+        if found and key.strip():
+            pairs[key.strip()] = value.strip()
+    return pairs, None
+
+
+def ranges(text: str | None) -> list[list[str]]:
+    """The pairs in a line such as [23.0.0,23.0.0.],[24.0,24.0.]."""
+    return [[low.strip(), high.strip()] for low, high in _RANGE.findall(text or "")]
+
+
+def stems(text: str | None) -> list[str]:
+    """The names in a line such as [V100R001C20],[V100R001C21]."""
+    return [stem.strip() for stem in _STEM.findall(text or "")]
+
+
+def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
+    """The driver: version (None with a reason), complete, path, user and group of its device nodes, and what it fits to."""
+    record_path = os.path.join(etc_root, "ascend_install.info")
+    record, record_reason = read_pairs(record_path)
+    pairs = record or {}
+    path = os.path.join(ascend_root, "driver")
+    recorded = pairs.get("Driver_Install_Path_Param")
+    # An administrator may have chosen another place: the record knows it.
+    if recorded and not os.path.isdir(path) and os.path.isdir(os.path.join(recorded, "driver")):
+        path = os.path.join(recorded, "driver")
+    info, reason = read_pairs(os.path.join(path, "version.info"))
+    version = (info or {}).get("Version") or None
+    if version is None:
+        if info is not None:
+            reason = f"{path}/version.info has no line Version="
+        elif recorded:
+            reason = f"{record_path} records a driver in {recorded}, but {path}/version.info is missing: an installation or removal was interrupted"
+        elif os.path.isdir(path):
+            reason = f"{path} is there without version.info: an installation or removal was interrupted"
+        else:
+            reason = f"no driver is installed ({path}/version.info is missing)"
+    elif record is not None and not recorded:
+        reason = f"{record_path} has no driver (Driver_Install_Path_Param is missing), though {path}/version.info is there: a removal was interrupted"
+    else:
+        # Without leave to read the record, version.info is the proof: it is written near the end.
+        reason = None
+    fits = ranges((info or {}).get("compatible_version_fw"))
+    return {
+        "version": version,
+        "reason": reason,
+        "inner_version": (info or {}).get("Innerversion"),
+        "path": path if version or os.path.isdir(path) else None,
+        "complete": version is not None and reason is None,
+        "user": pairs.get("UserName"),
+        "group": pairs.get("UserGroup"),
+        "install_for_all": {"yes": True, "no": False}.get(pairs.get("Driver_Install_For_All", "").lower()),
+        "install_path": recorded,
+        "record_reason": record_reason,
+        "compatible_firmware": fits[0] if fits else None,
+        "compatible_version": stems((info or {}).get("compatible_version")),
+    }
+
+
+def read_firmware(ascend_root: str) -> dict:
+    """The firmware package: version (None with a reason), the HDK's version that it came with, and the drivers that it fits to."""
+    path = os.path.join(ascend_root, "firmware", "version.info")
+    info, reason = read_pairs(path)
+    version = (info or {}).get("Version") or None
+    if version is None:
+        if info is not None:
+            reason = f"{path} has no line Version="
+        elif os.path.isdir(os.path.dirname(path)):
+            reason = f"{os.path.dirname(path)} is there without version.info: an installation or removal was interrupted"
+        else:
+            reason = f"no firmware is installed ({path} is missing)"
+    return {
+        "version": version,
+        "reason": reason,
+        "package_version": (info or {}).get("package_version"),
+        "compatible_drivers": ranges((info or {}).get("compatible_version_drv")),
+    }
+
+
+def _folders(parent: str, pattern: str) -> list[str]:
+    """Real folders (no links) whose name matches, newest version first."""
+    try:
+        names = [entry.name for entry in os.scandir(parent) if re.fullmatch(pattern, entry.name) and entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return sorted(names, key=version_key, reverse=True)
+
+
+def _record(tree: str, name: str) -> str | None:
+    """The path of a record below <tree>/<arch>-linux, this machine's architecture first."""
+    found = sorted(glob.glob(os.path.join(glob.escape(tree), "*-linux", name)))
+    native = [path for path in found if os.path.basename(os.path.dirname(path)) == f"{os.uname().machine}-linux"]
+    return (native or found or [None])[0]
+
+
+def _component(tree: str, name: str) -> str | None:
+    """The folder of a part of CANN in a tree of either layout."""
+    for folder in (name, os.path.join("tools", name), os.path.join("share", "info", name)):
+        path = os.path.join(tree, folder)
+        if os.path.isdir(path):
+            return path
+    return None
+
+
+def _missing_components(tree: str, version: str, cfg: dict[str, str]) -> list[str]:
+    """Parts that version.cfg lists for this version, and that are gone."""
+    return [
+        key[: -len("_installed_version")]
+        for key, value in cfg.items()
+        if key.endswith("_installed_version") and f":{version}]" in value and not key.startswith("opp_kernel_")
+        and not _component(tree, key[: -len("_installed_version")])
+    ]
+
+
+def _toolkit(tree: str, cfg: dict[str, str]) -> dict:
+    path = _record(tree, "ascend_toolkit_install.info")
+    record = read_pairs(path)[0] if path else None
+    version = (record or {}).get("version") or None
+    if version is None:
+        left = sorted(name for name in ("runtime", "compiler", "opp", "toolkit", "hccl") if _component(tree, name))
+        return {
+            "toolkit": None,
+            "toolkit_reason": f"{tree} has no ascend_toolkit_install.info" + (f", though {', '.join(left)} are there" if left else ""),
+            "inner_version": None, "compatible_version": [], "arch": None,
+        }
+    missing = _missing_components(tree, version, cfg)
+    return {
+        "toolkit": version,
+        "toolkit_reason": f"{', '.join(missing)} of the toolkit are missing below {tree}" if missing else None,
+        "inner_version": (record or {}).get("innerversion"),
+        "compatible_version": stems((record or {}).get("compatible_version")),
+        "arch": (record or {}).get("arch"),
+    }
+
+
+def _kernels(tree: str) -> dict:
+    """Kernels leave no record of their own kind before 8.5; what proves them is opp_kernel and the operators' index of each chip."""
+    version = None
+    ops = _record(tree, "ascend_ops_install.info")
+    if ops:
+        version = (read_pairs(ops)[0] or {}).get("version")
+    folder = _component(tree, "opp_kernel")
+    if not version and folder:
+        info = read_pairs(os.path.join(folder, "version.info"))[0] or {}
+        version = info.get("version_dir") or info.get("Version")
+    pattern = os.path.join(glob.escape(os.path.join(tree, _KERNELS)), "*", "binary_info_config.json")
+    chips = sorted({family(os.path.basename(os.path.dirname(path))) for path in glob.glob(pattern)})
+    if version:
+        reason = None if chips else f"no operator index (binary_info_config.json) below {os.path.join(tree, _KERNELS)}"
+        return {"kernels": {"version": version, "chips": chips}, "kernels_reason": reason}
+    if folder or chips:
+        return {"kernels": None, "kernels_reason": f"parts of a kernels package are below {tree}, but opp_kernel/version.info is missing"}
+    return {"kernels": None, "kernels_reason": f"no kernels are installed below {tree}"}
+
+
+def read_tree(tree: str) -> dict:
+    """One installed CANN version: version, path, toolkit and kernels, each None with a reason where it isn't there or not whole."""
+    name = os.path.basename(tree)
+    version = name[len("cann-"):] if name.startswith("cann-") else name
+    cfg: dict[str, str] = {}
+    for folder in (tree, os.path.join(os.path.dirname(tree), "latest")):
+        cfg = read_pairs(os.path.join(folder, "version.cfg"))[0] or {}
+        if cfg:
+            break
+    result = {"version": version, "path": tree}
+    result.update(_toolkit(tree, cfg))
+    result.update(_kernels(tree))
+    return result
+
+
+def _latest(ascend_root: str, trees: list[dict]) -> tuple[str | None, str | None]:
+    """What `latest` stands for. Before 8.5 it is a real folder of links, since then a link to a tree."""
+    for link in (os.path.join(ascend_root, "ascend-toolkit", "latest"), os.path.join(ascend_root, "cann")):
+        if not os.path.isdir(link):
+            if os.path.islink(link):
+                return None, f"{link} points to {os.readlink(link)}, which does not exist"
+            continue
+        real = os.path.realpath(link)
+        for tree in trees:
+            if os.path.realpath(tree["path"]) == real:
+                return tree["version"], None
+        record = _record(link, "ascend_toolkit_install.info")
+        version = (read_pairs(record)[0] or {}).get("version") if record else None
+        if version:
+            return version, None
+        for part in ("runtime", "compiler", "opp"):
+            target = os.path.realpath(os.path.join(link, part))
+            if os.path.isdir(target) and os.path.dirname(target) != real:
+                return os.path.basename(os.path.dirname(target)), None
+        return None, f"{link} belongs to no installed toolkit"
+    return None, f"there is no {os.path.join(ascend_root, 'ascend-toolkit', 'latest')}"
+
+
+def read_cann(ascend_root: str) -> dict:
+    """All CANN trees, newest first, and which of them `latest` stands for."""
+    toolkits = os.path.join(ascend_root, "ascend-toolkit")
+    trees = [read_tree(os.path.join(toolkits, name)) for name in _folders(toolkits, r"\d[\w.]*")]
+    trees += [read_tree(os.path.join(ascend_root, name)) for name in _folders(ascend_root, r"cann-\d[\w.]*")]
+    trees.sort(key=lambda tree: version_key(tree["version"]), reverse=True)
+    if not trees:
+        return {"latest": None, "reason": f"no CANN is installed below {ascend_root}", "layout": None, "trees": []}
+    latest, reason = _latest(ascend_root, trees)
+    layout = None
+    for tree in trees:
+        if tree["version"] == latest:
+            layout = "cann" if os.path.basename(tree["path"]).startswith("cann-") else "ascend-toolkit"
+    return {"latest": latest, "reason": reason, "layout": layout, "trees": trees}
+
+
+def find_tree(cann: dict, version: str) -> dict | None:
+    """The tree of a version, or of `latest`; None when there is none."""
+    wanted = cann["latest"] if version == "latest" else version
+    for tree in cann["trees"]:
+        if wanted and version_key(tree["version"]) == version_key(wanted):
+            return tree
+    return None
+
+
+def _atb_version(folder: str) -> tuple[str | None, str | None]:
+    info, reason = read_pairs(os.path.join(folder, "version.info"), ":")
+    version = (info or {}).get("Ascend-cann-atb") or None
+    return version, None if version else reason or f"{folder}/version.info has no line Ascend-cann-atb"
+
+
+def read_nnal(ascend_root: str) -> dict:
+    """NNAL (ATB): what nnal/atb/latest stands for, the C++ ABIs that it has libraries for, and all installed versions."""
+    parent = os.path.join(ascend_root, "nnal", "atb")
+    versions = _folders(parent, r"\d[\w.]*")
+    latest = os.path.join(parent, "latest")
+    abis: list[int] = []
+    if not os.path.isdir(latest):
+        version = None
+        if versions:
+            reason: str | None = f"{parent} holds {', '.join(versions)}, but {latest} is missing: an installation or removal was interrupted"
+        else:
+            reason = f"no NNAL is installed ({latest} is missing)"
+    else:
+        version, reason = _atb_version(latest)
+        abis = [abi for abi in (0, 1) if os.path.isfile(os.path.join(latest, "atb", f"cxx_abi_{abi}", "lib", "libatb.so"))]
+        if version and not os.path.isfile(os.path.join(parent, "set_env.sh")):
+            reason = f"{parent}/set_env.sh is missing: an installation or removal was interrupted"
+        elif version and not abis:
+            reason = f"there is no libatb.so below {latest}/atb"
+    return {
+        "version": version, "path": os.path.realpath(latest) if version else None, "reason": reason,
+        "complete": version is not None and reason is None, "cxx_abis": abis, "versions": versions,
+    }
