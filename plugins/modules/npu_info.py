@@ -218,7 +218,6 @@ npu:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.info import gather
 
 

@@ -35,7 +35,7 @@ def groups_of(etc_root: str, user: str) -> list[str]:
             primary = fields[3]
     if primary is None:
         return []
-    groups = []
+    groups: list[str] = []
     for line in (read_text(os.path.join(etc_root, "group"))[0] or "").splitlines():
         fields = line.split(":")
         if len(fields) > 3 and fields[2] == primary:

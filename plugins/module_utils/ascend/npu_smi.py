@@ -255,7 +255,8 @@ def parse_board(text: str) -> dict:
 def _by_chip(text: str, convert: Callable[[str], object]) -> dict:
     """Fields of the NPU, and in `chips` those of each chip. The line "Chip ID" closes a chip's section."""
     result: dict = {}
-    chips, section = [], {}
+    chips: list[dict] = []
+    section: dict = {}
     for key, value in _fields(text):
         if key in ("npu_id", "chip_count", "total_count"):
             result[key] = _integer(value)

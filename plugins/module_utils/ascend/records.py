@@ -132,7 +132,7 @@ def _record(tree: str, name: str) -> str | None:
     """The path of a record below <tree>/<arch>-linux, this machine's architecture first."""
     found = sorted(glob.glob(os.path.join(glob.escape(tree), "*-linux", name)))
     native = [path for path in found if os.path.basename(os.path.dirname(path)) == f"{os.uname().machine}-linux"]
-    return (native or found or [None])[0]
+    return next(iter(native or found), None)
 
 
 def _component(tree: str, name: str) -> str | None:
