@@ -23,6 +23,8 @@ LIBRARY = "libruntime.so"
 BACKUP = LIBRARY + ".bak"
 PLUGIN = "libgraph_capture"
 RECORD = "ascend_toolkit_install.info"
+# Where the engine's source tree has the library and the plugin. The guide names arm; x86 is its sister folder.
+SOURCE_FOLDERS = {"aarch64": "ktransformers/util/npu_graph_so/arm", "x86_64": "ktransformers/util/npu_graph_so/x86"}
 # The folders below a toolkit through which programs come to the library.
 DOORS = ("lib64", "runtime/lib64", "atc/lib64", "fwkacllib/lib64")
 # Names of the runtime's public interface. What else the library exports is between it and its own CANN build.
@@ -225,5 +227,6 @@ def _unknown(seen: Seen) -> str:
 
 
 def _lost(seen: Seen) -> str:
-    return (f"the original {LIBRARY} of CANN {seen.toolkit.version} that was kept here is {'gone' if seen.kept_sha256 is None else 'not the one that was kept'} "
+    now = "gone" if seen.kept_sha256 is None else "not what was kept"
+    return (f"the original {LIBRARY} of CANN {seen.toolkit.version} that was kept here is {now} "
             f"(expected {_short((seen.record or {}).get('original_sha256'))}); install the toolkit again.")

@@ -30,11 +30,16 @@ options:
   path:
     description:
       - Folder on the node with C(libruntime.so) and the capture plugin C(libgraph_capture*), for the architecture of the toolkit.
-      - Required with O(state=present). The engine gets the same folder as C(CAPTURE_PLUGIN_PATH).
+      - With O(state=present) this or O(source) is required. The engine gets the same folder as C(CAPTURE_PLUGIN_PATH).
+    type: path
+  source:
+    description:
+      - Source tree of the engine, which has such a folder for each architecture, C(ktransformers/util/npu_graph_so/arm) and C(x86).
+      - Not used when O(path) is given.
     type: path
   state:
     description:
-      - V(present) installs the library of O(path), V(absent) puts the original back.
+      - V(present) installs the library of O(path) or O(source), V(absent) puts the original back.
       - V(described) only says what there is. It never fails for what it finds.
     type: str
     choices: [present, absent, described]
@@ -50,7 +55,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: On a node without the toolkit, or without O(path) yet, it answers with a reason instead of failing.
+    description: On a node without the toolkit, or without the library to install, it answers with a reason instead of failing.
   diff_mode:
     support: full
     description: Shows checksum and state of the library, before and after.
@@ -63,7 +68,7 @@ author:
 EXAMPLES = r"""
 - name: Let every program of the active toolkit use the runtime of the engine's source tree
   npuops.ktransformers.npu_graph_sink:
-    path: /opt/ktransformers/ktransformers/util/npu_graph_so/arm
+    source: /opt/ktransformers
 
 - name: Put the vendor's library back
   npuops.ktransformers.npu_graph_sink:
@@ -90,6 +95,16 @@ state_before:
   returned: success
   type: str
   sample: pristine
+verdict:
+  description: Whether the wanted library is in place. One of V(ok), V(missing) (the toolkit has the vendor's, or there is no toolkit), V(different).
+  returned: O(state=present) or O(state=described)
+  type: str
+  sample: ok
+words:
+  description: What is in place, in a few words.
+  returned: O(state=present) or O(state=described)
+  type: str
+  sample: in CANN 8.1.RC1, original kept
 refusal:
   description: Why it is not touched, when it must not be, or null.
   returned: O(state=described)
@@ -117,8 +132,13 @@ kept:
   returned: when there is a toolkit
   type: str
   sample: /var/lib/npuops/graph_sink/8.1.RC1/libruntime.so
+path:
+  description: The folder with library and plugin.
+  returned: when there is a toolkit and O(path) or O(source)
+  type: str
+  sample: /opt/ktransformers/ktransformers/util/npu_graph_so/arm
 plugin:
-  description: The capture plugin in O(path), or null.
+  description: The capture plugin in RV(path), or null.
   returned: when there is a toolkit
   type: str
   sample: /opt/ktransformers/ktransformers/util/npu_graph_so/arm/libgraph_capture.so
@@ -260,14 +280,37 @@ def check_plugin(path, toolkit):
     return plugin
 
 
+def folder_for(params, toolkit):
+    """The folder with library and plugin for the toolkit's architecture, or None when neither option is given."""
+    if params["path"] or not params["source"]:
+        return params["path"]
+    if toolkit.arch not in graph_sink.SOURCE_FOLDERS:
+        raise GraphSinkError(f"CANN {toolkit.version} is for {toolkit.arch}, graph sinking is for {' and '.join(graph_sink.SOURCE_FOLDERS)}; set path.")
+    return os.path.join(params["source"], graph_sink.SOURCE_FOLDERS[toolkit.arch])
+
+
 def report(seen, decision, keep, path, after=None):
     record = keep.record()
     return {
         "found": True, "reason": decision.reason, "state_before": decision.state, "version": seen.toolkit.version, "library": seen.toolkit.library,
         "sha256": after or seen.sha256, "original_sha256": record["original_sha256"] if record else None,
         "kept": keep.library if os.path.exists(keep.library) else None,
-        "plugin": graph_sink.find_plugin(path) if path else None,
+        "path": path, "plugin": graph_sink.find_plugin(path) if path else None,
     }
+
+
+def judged(result, in_place):
+    """Add to a result what the summary says of it. in_place: whether the wanted library is there now."""
+    state = result["state_before"]
+    if in_place:
+        verdict, words = "ok", f"in CANN {result['version']}, original kept"
+    elif state is None:
+        verdict, words = "missing", "no CANN toolkit"
+    else:
+        verdict = "missing" if state == "pristine" else "different"
+        words = {"pristine": "the vendor's", "ours": "an earlier one", "by-hand": "replaced by hand", "unknown": "unknown"}[state]
+    result.update(verdict=verdict, words=words)
+    return result
 
 
 def describe(state, toolkit, sha256):
@@ -295,13 +338,14 @@ def apply_present(seen, decision, keep, wanted):
 
 def present(module):
     params = module.params
-    wanted = os.path.join(params["path"], graph_sink.LIBRARY)
     toolkit = graph_sink.find_toolkit(params["ascend_root"], params["version"] or "latest")
     if toolkit is None:
         reason = f"there is no CANN toolkit below {params['ascend_root']}"
         if module.check_mode:
-            return {"changed": False, "found": False, "state_before": None, "reason": reason}
+            return judged({"changed": False, "found": False, "state_before": None, "reason": reason}, False)
         raise GraphSinkError(f"{reason}; install it with the role cann, or set ascend_root.")
+    path = folder_for(params, toolkit)
+    wanted = os.path.join(path, graph_sink.LIBRARY)
     keep = Keep(params["state_dir"], toolkit.version)
     seen = graph_sink.see(toolkit, wanted, keep.record(), keep.library)
     decision = graph_sink.decide_present(seen, params["accept_unknown"])
@@ -310,16 +354,17 @@ def present(module):
     if seen.wanted_sha256 is None and not module.check_mode:
         raise GraphSinkError(f"{wanted} does not exist; {SUPPLIER}.")
     if seen.wanted_sha256:
-        check_plugin(params["path"], toolkit)
+        check_plugin(path, toolkit)
         if decision.replace:
             check_library(wanted, decision.keep or keep.library, toolkit)
         if decision.reason and not module.check_mode:
             apply_present(seen, decision, keep, wanted)
     after = (seen.wanted_sha256 or "of the library to come") if decision.reason else seen.sha256
-    result = report(seen, decision, keep, params["path"], after)
+    result = report(seen, decision, keep, path, after)
     result["changed"] = decision.reason is not None
-    result["diff"] = {"before": describe(decision.state, toolkit, seen.sha256), "after": describe("ours" if decision.reason else decision.state, toolkit, after)}
-    return result
+    result["diff"] = {"before": describe(decision.state, toolkit, seen.sha256),
+                      "after": describe("ours" if decision.reason else decision.state, toolkit, after)}
+    return judged(result, not decision.reason or not module.check_mode)
 
 
 def absent_one(module, toolkit, keep, record):
@@ -364,19 +409,20 @@ def absent(module):
 
 def described(module):
     params = module.params
-    path = params["path"]
     try:
         toolkit = graph_sink.find_toolkit(params["ascend_root"], params["version"] or "latest")
     except GraphSinkError as exc:
-        return {"changed": False, "found": False, "state_before": None, "reason": str(exc), "refusal": str(exc)}
+        return judged({"changed": False, "found": False, "state_before": None, "reason": str(exc), "refusal": str(exc)}, False)
     if toolkit is None:
-        return {"changed": False, "found": False, "state_before": None, "reason": f"there is no CANN toolkit below {params['ascend_root']}", "refusal": None}
+        reason = f"there is no CANN toolkit below {params['ascend_root']}"
+        return judged({"changed": False, "found": False, "state_before": None, "reason": reason, "refusal": None}, False)
+    path = folder_for(params, toolkit)
     keep = Keep(params["state_dir"], toolkit.version)
     seen = graph_sink.see(toolkit, os.path.join(path, graph_sink.LIBRARY) if path else None, keep.record(), keep.library)
     decision = graph_sink.decide_present(seen, params["accept_unknown"])
     result = report(seen, decision, keep, path)
     result.update(changed=False, refusal=decision.refusal)
-    return result
+    return judged(result, decision.state == "ours" and not decision.reason and not decision.refusal)
 
 
 def main():
@@ -385,11 +431,12 @@ def main():
             "ascend_root": {"type": "path", "default": "/usr/local/Ascend"},
             "version": {"type": "str"},
             "path": {"type": "path"},
+            "source": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent", "described"], "default": "present"},
             "accept_unknown": {"type": "bool", "default": False},
             "state_dir": {"type": "path", "default": "/var/lib/npuops"},
         },
-        required_if=[("state", "present", ["path"])],
+        required_if=[("state", "present", ["path", "source"], True)],
         supports_check_mode=True,
     )
     try:

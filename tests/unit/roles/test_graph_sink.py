@@ -79,7 +79,7 @@ class Node:
     def run(self, state="present", check=False, **params):
         module = type("Module", (), {})()
         module.check_mode = check
-        module.params = {"ascend_root": str(self.root), "version": None, "path": str(self.source), "state": state, "accept_unknown": False,
+        module.params = {"ascend_root": str(self.root), "version": None, "path": str(self.source), "source": None, "state": state, "accept_unknown": False,
                          "state_dir": str(self.state), **params}
         return {"present": npu_graph_sink.present, "absent": npu_graph_sink.absent, "described": npu_graph_sink.described}[state](module)
 
@@ -164,7 +164,7 @@ def test_an_unknown_library_is_refused_and_left(node):
 def test_a_copy_over_the_original_is_refused(node):
     node.real.chmod(0o640)
     node.real.write_bytes(node.new.read_bytes())
-    with pytest.raises(graph_sink.GraphSinkError, match="already the library to install, and nobody kept the original of CANN 8.1.RC1; install the toolkit again"):
+    with pytest.raises(graph_sink.GraphSinkError, match="nobody kept the original of CANN 8.1.RC1; install the toolkit again"):
         node.run()
 
 
@@ -259,10 +259,20 @@ def test_a_library_that_cannot_serve_is_refused(node, name, content, message):
     assert node.snapshot() == before
 
 
+def test_the_folder_of_the_source_tree_follows_the_toolkit(node, tmp_path):
+    arm = tmp_path / "tree/ktransformers/util/npu_graph_so/arm"
+    arm.parent.mkdir(parents=True)
+    node.source.rename(arm)
+    result = node.run(path=None, source=str(tmp_path / "tree"))
+    assert (result["path"], result["plugin"]) == (str(arm), str(arm / "libgraph_capture.so"))
+    assert node.doors() == {(arm / "libruntime.so").read_bytes()}
+
+
 def test_a_bare_node(tmp_path):
     node = Node(tmp_path)
     node.root = tmp_path / "nowhere"
-    answer = {"changed": False, "found": False, "state_before": None, "reason": f"there is no CANN toolkit below {node.root}"}
+    answer = {"changed": False, "found": False, "state_before": None, "reason": f"there is no CANN toolkit below {node.root}",
+              "verdict": "missing", "words": "no CANN toolkit"}
     assert node.run(check=True) == answer
     assert node.run("described") == {**answer, "refusal": None}
     with pytest.raises(graph_sink.GraphSinkError, match="install it with the role cann"):
@@ -312,6 +322,22 @@ DETOUR = (Detour("/a/latest/aarch64-linux/lib64/libruntime.so", "n1", True),)
 ])
 def test_classify(seen, state):
     assert graph_sink.classify(Seen(toolkit=TOOLKIT, wanted_sha256="w", **seen)) == state
+
+
+def test_the_summary_says_what_is_there(node):
+    def says():
+        seen = node.run("described")
+        return seen["verdict"], seen["words"]
+
+    assert says() == ("missing", "the vendor's")
+    assert node.run(check=True)["verdict"] == "missing"
+    assert node.run()["verdict"] == "ok"
+    assert says() == ("ok", "in CANN 8.1.RC1, original kept")
+    node.new.write_bytes(library(b"graph 2", WANTED))
+    assert says() == ("different", "an earlier one")
+    node.run("absent")
+    node.by_the_guide()
+    assert says() == ("different", "replaced by hand")
 
 
 def test_a_link_overwritten_after_us_is_put_back(node):
