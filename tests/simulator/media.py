@@ -1,0 +1,65 @@
+# Copyright (c) 2026, npuops contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The simulated media: everything that an installation takes, with its manifest.
+
+One function a kind of file, so that a test can ask for another release, another architecture or a package of its own.
+"""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cann import CANN_8_1, CANN_8_3, Cann, kernels_package, nnal_package, toolkit_package
+from hdk import HDK_25_0, HDK_25_3, Hdk, driver_package, firmware_package
+from runpack import World
+
+
+@dataclass(frozen=True)
+class Release:
+    """One published set of vendor packages."""
+
+    hdk: Hdk
+    cann: Cann
+
+
+RELEASES = {"guide": Release(HDK_25_0, CANN_8_1), "upstream-2025-10": Release(HDK_25_3, CANN_8_3)}
+
+
+class Media:
+    """Files of the media by their path below it, with what the manifest says of each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.described: dict[str, dict[str, str]] = {}
+
+    def put(self, path: str, content: bytes, version: str, arch: str, what: str, mode: int = 0o644) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        target.chmod(mode)
+        self.described[path] = {"version": version, "arch": arch, "origin": f"simulated {what}"}
+
+    def write_manifest(self) -> None:
+        """manifest.yml over every file that lies in the media, those laid by others included."""
+        files = []
+        for path in sorted(item for item in self.root.rglob("*") if item.is_file() and item.name != "manifest.yml"):
+            name = path.relative_to(self.root).as_posix()
+            known = self.described.get(name, {"version": "simulated", "arch": "noarch", "origin": "simulated file of the engine"})
+            files.append({"path": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size, **known})
+        text = "---\n# Written by tests/simulator/build.py: nothing here comes from a vendor.\n" + yaml.safe_dump({"files": files}, sort_keys=False, width=200)
+        (self.root / "manifest.yml").write_text(text)
+
+
+def vendor_packages(media: Media, release: Release, arch: str, world: World) -> None:
+    """ascend/: driver, firmware, toolkit, kernels-910b and NNAL."""
+    name, content = driver_package(release.hdk, arch, world)
+    media.put(f"ascend/{name}", content, release.hdk.driver, arch, "Ascend HDK driver package")
+    name, content = firmware_package(release.hdk, world)
+    media.put(f"ascend/{name}", content, release.hdk.firmware, "noarch", "Ascend HDK firmware package")
+    for what, package in (("toolkit", toolkit_package), ("kernels", kernels_package), ("NNAL", nnal_package)):
+        name, content = package(release.cann, arch, world)
+        media.put(f"ascend/{name}", content, release.cann.version, arch, f"CANN {what} package")
