@@ -56,6 +56,13 @@ def stems(text: str | None) -> list[str]:
     return [stem.strip() for stem in _STEM.findall(text or "")]
 
 
+def _state(version: str | None, reason: str | None, traces: bool) -> str:
+    """installed; partial, when an interrupted installation or removal left something; or absent."""
+    if version is not None and reason is None:
+        return "installed"
+    return "partial" if version is not None or traces else "absent"
+
+
 def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
     """The driver: version (None with a reason), complete, path, user and group of its device nodes, and what it fits to."""
     record_path = os.path.join(etc_root, "ascend_install.info")
@@ -86,6 +93,7 @@ def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
     return {
         "version": version,
         "reason": reason,
+        "state": _state(version, reason, os.path.isdir(path) or bool(recorded)),
         "inner_version": (info or {}).get("Innerversion"),
         "path": path if version or os.path.isdir(path) else None,
         "complete": version is not None and reason is None,
@@ -114,6 +122,7 @@ def read_firmware(ascend_root: str) -> dict:
     return {
         "version": version,
         "reason": reason,
+        "state": _state(version, reason, os.path.isdir(os.path.dirname(path))),
         "package_version": (info or {}).get("package_version"),
         "compatible_drivers": ranges((info or {}).get("compatible_version_drv")),
     }
@@ -162,13 +171,16 @@ def _toolkit(tree: str, cfg: dict[str, str]) -> dict:
         left = sorted(name for name in ("runtime", "compiler", "opp", "toolkit", "hccl") if _component(tree, name))
         return {
             "toolkit": None,
+            "toolkit_state": _state(None, None, bool(left)),
             "toolkit_reason": f"{tree} has no ascend_toolkit_install.info" + (f", though {', '.join(left)} are there" if left else ""),
             "inner_version": None, "compatible_version": [], "arch": None,
         }
     missing = _missing_components(tree, version, cfg)
+    reason = f"these parts are missing below {tree}: {', '.join(missing)}" if missing else None
     return {
         "toolkit": version,
-        "toolkit_reason": f"{', '.join(missing)} of the toolkit are missing below {tree}" if missing else None,
+        "toolkit_state": _state(version, reason, True),
+        "toolkit_reason": reason,
         "inner_version": (record or {}).get("innerversion"),
         "compatible_version": stems((record or {}).get("compatible_version")),
         "arch": (record or {}).get("arch"),
@@ -188,11 +200,16 @@ def _kernels(tree: str) -> dict:
     pattern = os.path.join(glob.escape(os.path.join(tree, _KERNELS)), "*", "binary_info_config.json")
     chips = sorted({family(os.path.basename(os.path.dirname(path))) for path in glob.glob(pattern)})
     if version:
-        reason = None if chips else f"no operator index (binary_info_config.json) below {os.path.join(tree, _KERNELS)}"
-        return {"kernels": {"version": version, "chips": chips}, "kernels_reason": reason}
-    if folder or chips:
-        return {"kernels": None, "kernels_reason": f"parts of a kernels package are below {tree}, but opp_kernel/version.info is missing"}
-    return {"kernels": None, "kernels_reason": f"no kernels are installed below {tree}"}
+        reason = None if chips else f"no operator index (binary_info_config.json) is below {os.path.join(tree, _KERNELS)}"
+    elif folder or chips:
+        reason = f"parts of a kernels package are below {tree}, but opp_kernel/version.info is missing"
+    else:
+        reason = f"no kernels are installed below {tree}"
+    return {
+        "kernels": {"version": version, "chips": chips} if version else None,
+        "kernels_state": _state(version, reason, bool(folder or chips)),
+        "kernels_reason": reason,
+    }
 
 
 def read_tree(tree: str) -> dict:
@@ -285,5 +302,5 @@ def read_nnal(ascend_root: str) -> dict:
             reason = f"there is no libatb.so below {latest}/atb"
     return {
         "version": version, "path": os.path.realpath(latest) if version else None, "reason": reason,
-        "complete": version is not None and reason is None, "cxx_abis": abis, "versions": versions,
+        "state": _state(version, reason, bool(versions)), "complete": version is not None and reason is None, "cxx_abis": abis, "versions": versions,
     }
