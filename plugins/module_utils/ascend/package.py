@@ -106,16 +106,17 @@ def reason_to_install(
 
     `missing` says what an interrupted or half-removed installation lacks; `chips` are the families that installed kernels serve.
     """
+    verb = "are" if kind == "kernels" else "is"
     if missing:
-        return f"{kind} {installed or wanted} is only partly installed: {missing}"
+        return f"{kind} {installed or wanted} {verb} only partly installed: {missing}"
     if installed is None:
-        return f"{kind} is not installed"
+        return f"{kind} {verb} not installed"
     if compare(installed, wanted):
-        return f"{kind} {installed} is installed, {wanted} is wanted"
+        return f"{kind} {installed} {verb} installed, {wanted} {verb} wanted"
     if chip and chips is not None and chip not in chips:
-        return f"{kind} {installed} is installed for {', '.join(chips) or 'no chip'}, {chip} is wanted"
+        return f"{kind} {installed} {verb} installed for {', '.join(chips) or 'no chip'}, {chip} is wanted"
     if force:
-        return f"{kind} {installed} is installed and a reinstallation was asked for"
+        return f"{kind} {installed} {verb} installed, and installing again was asked for"
     return None
 
 

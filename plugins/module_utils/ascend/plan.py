@@ -227,8 +227,9 @@ def make(wish: Wish, roots: Roots, as_root: bool | None = None) -> Plan:
         if there and wish.kind not in HDK_KINDS and (package or wish.version):
             # Another version than the one to be removed stays.
             there = before.version is None or compare(before.version, package.version if package else wish.version or "") == 0
-        label = f"{wish.kind} {before.version}" if before.version else f"an incomplete {wish.kind}"
-        return Plan(wish, package, before, "remove", f"{label} is installed" if there else None, tuple(remove_command(wish, before)) if there else ())
+        label = f"{wish.kind} {before.version}" if before.version else f"incomplete {wish.kind}"
+        verb = "are" if wish.kind == "kernels" else "is"
+        return Plan(wish, package, before, "remove", f"{label} {verb} installed" if there else None, tuple(remove_command(wish, before)) if there else ())
     if package is None:
         raise PackageError(f"kind={wish.kind} has no src; give the path of the package (its name is enough where nothing has to be installed).")
     before = installed(wish.kind, roots, package.version)
