@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from media import RELEASES, Media, vendor_packages  # noqa: E402
+from media import RELEASES, Media, conda_files, vendor_packages  # noqa: E402
 from node import lay_node  # noqa: E402
 from runpack import World  # noqa: E402
 
@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     fresh.mkdir(parents=True)
     content = Media(fresh)
     vendor_packages(content, release, options.arch, world)
+    conda_files(content, options.arch, options.python, world)
     laid = lay_node(node, release.hdk, options.arch, world)
     build_engine(fresh, node, options)
     content.write_manifest()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+import conda
 from cann import CANN_8_1, CANN_8_3, Cann, kernels_package, nnal_package, toolkit_package
 from hdk import HDK_25_0, HDK_25_3, Hdk, driver_package, firmware_package
 from runpack import World
@@ -63,3 +64,11 @@ def vendor_packages(media: Media, release: Release, arch: str, world: World) -> 
     for what, package in (("toolkit", toolkit_package), ("kernels", kernels_package), ("NNAL", nnal_package)):
         name, content = package(release.cann, arch, world)
         media.put(f"ascend/{name}", content, release.cann.version, arch, f"CANN {what} package")
+
+
+def conda_files(media: Media, arch: str, python: str, world: World) -> None:
+    """conda/: the installer and the channel mirror."""
+    name, content = conda.installer(arch, python, world)
+    media.put(f"conda/{name}", content, "py311_24.9.2-0", arch, "Miniconda installer")
+    for path, data in conda.channel(arch, python).items():
+        media.put(f"conda/channel/{path}", data, "simulated", "noarch" if path.startswith("noarch/") else arch, "conda channel")

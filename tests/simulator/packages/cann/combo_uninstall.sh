@@ -23,7 +23,7 @@ others=$(find "$top" -mindepth 3 -maxdepth 3 -name ascend_toolkit_install.info !
 if [ -z "$others" ]; then
     rm -rf "$top/latest" "$top/set_env.sh"
     path=$(sed -n 's/^Install_Path=//p' "$record" 2>/dev/null)
-    if [ -n "$path" ] && [ -z "$(find "$path" -name 'ascend_*_install.info' ! -path '*/latest/*' 2>/dev/null | head -1)" ]; then
+    if [ -n "$path" ] && [ -z "$(find "$path" \( -name ascend_toolkit_install.info -o -name ascend_nnae_install.info -o -name ascend_nnrt_install.info -o -name ascend_tfplugin_install.info \) ! -path '*/latest/*' 2>/dev/null | head -1)" ]; then
         rm -f "$record"
         say INFO " delete file $record successfully."
     fi

@@ -1,0 +1,502 @@
+#!/usr/bin/env python3
+"""conda as SIMULATED by npuops: the calls a deployment makes, their messages and exit codes, and real virtual environments.
+
+Nothing is downloaded. A channel is a folder or URL with repodata.json; conda-forge and the default channels are known by name,
+as if the internet were there. Python in an environment is a venv of the python this was built with.
+"""
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+VERSION = "24.9.2"
+ROOT = Path(__file__).resolve().parent.parent
+KNOWN = json.loads((ROOT / "simulator" / "packages.json").read_text())
+NODE_ROOT = KNOWN["node_root"]
+PLATFORM = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}.get(platform.machine(), "linux-64")
+DEFAULT_CHANNELS = ("pkgs/main", "pkgs/r")
+TERMS = ROOT / "simulator" / "accepted-terms.json"
+ENVIRONMENTS = ROOT / "simulator" / "environments.txt"
+
+
+class CondaError(Exception):
+    """A message for stderr; the exit code is 1."""
+
+    name = "CondaError"
+
+    def __str__(self):
+        return "\n%s: %s\n" % (self.name, self.args[0])
+
+
+def error(kind, text):
+    return type(kind, (CondaError,), {"name": kind})(text)
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------------
+def read_condarc(path):
+    """The few shapes of .condarc that matter: `key: value` and `key:` with a list below."""
+    settings, key = {}, None
+    if not path.is_file():
+        return settings
+    for line in path.read_text().splitlines():
+        text = line.split("#")[0].rstrip()
+        if not text.strip() or text.strip() == "---":
+            continue
+        if text.lstrip().startswith("- ") and key:
+            settings.setdefault(key, [])
+            settings[key].append(text.strip()[2:].strip().strip("'\""))
+        elif ":" in text:
+            key, value = text.strip().split(":", 1)
+            value = value.strip().strip("'\"")
+            settings[key] = [] if value in ("", "[]") else {"true": True, "false": False}.get(value, value)
+    return settings
+
+
+def write_condarc(path, settings):
+    lines = []
+    for key, value in settings.items():
+        if isinstance(value, list):
+            lines += [key + ":"] + ["  - " + item for item in value]
+        else:
+            lines.append("%s: %s" % (key, str(value).lower() if isinstance(value, bool) else value))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def settings():
+    merged = read_condarc(ROOT / ".condarc")
+    if os.environ.get("CONDARC"):
+        merged.update(read_condarc(Path(os.environ["CONDARC"])))
+    return merged
+
+
+def channels_of(options):
+    asked = list(options.channel or [])
+    if not options.override_channels:
+        asked += settings().get("channels") or ["defaults"]
+    expanded = []
+    for channel in asked:
+        for item in DEFAULT_CHANNELS if channel == "defaults" else (channel,):
+            if item not in expanded:
+                expanded.append(item)
+    return expanded
+
+
+def check_terms(channels):
+    accepted = json.loads(TERMS.read_text()) if TERMS.is_file() else []
+    missing = [item for item in channels if item in DEFAULT_CHANNELS and item not in accepted]
+    if missing:
+        raise error("CondaToSNonInteractiveError", "Terms of Service have not been accepted for the following channels. "
+                    "Please accept or remove them before proceeding:\n" + "".join("    - %s\n" % item for item in missing)
+                    + "\nTo accept these channels' Terms of Service, run the following commands:\n"
+                    + "".join("    conda tos accept --override-channels --channel %s\n" % item for item in missing))
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------------
+def repodata(channel, offline):
+    """Packages of a channel: name → record. A folder, file:// or http(s):// is read; known names answer from memory."""
+    if channel in DEFAULT_CHANNELS or channel in ("conda-forge", "anaconda", "defaults"):
+        return {} if offline else {record["name"]: record for record in KNOWN["packages"] if channel in DEFAULT_CHANNELS or record["forge"]}
+    records = {}
+    found = False
+    for subdir in (PLATFORM, "noarch"):
+        if channel.startswith(("http://", "https://")):
+            if offline:
+                continue
+            try:
+                with urllib.request.urlopen("%s/%s/repodata.json" % (channel.rstrip("/"), subdir), timeout=20) as answer:
+                    data = json.loads(answer.read().decode())
+            except (urllib.error.URLError, OSError):
+                continue
+        else:
+            folder = Path(channel[7:] if channel.startswith("file://") else channel)
+            if not (folder / subdir / "repodata.json").is_file():
+                continue
+            data = json.loads((folder / subdir / "repodata.json").read_text())
+        found = True
+        for name, record in list(data.get("packages", {}).items()) + list(data.get("packages.conda", {}).items()):
+            records.setdefault(record["name"], dict(record, fn=name, channel=channel, subdir=subdir))
+    if not found:
+        if offline and channel.startswith("http"):
+            return {}
+        raise error("UnavailableInvalidChannel", "HTTP 404 NOT FOUND for channel %s <%s>\n\nThe channel is not accessible or is invalid.\n\n"
+                    "You will need to adjust your conda configuration to proceed." % (channel.rstrip("/").split("/")[-1], channel))
+    return records
+
+
+def parse_spec(text):
+    text = text.split("::")[-1].strip()
+    for mark in ("==", ">=", "<=", "=", ">", "<", "!="):
+        if mark in text:
+            name, version = text.split(mark, 1)
+            return name.strip().lower(), mark, version.split("=")[0].strip()
+    return text.lower(), "", ""
+
+
+def matches(record, mark, version):
+    """Whether a record fits. Beside = and == every comparison is taken to hold: the simulator has one version of each package."""
+    if mark == "=":
+        return (record["version"] + ".").startswith(version.rstrip("*").rstrip(".") + ".")
+    return mark != "==" or record["version"] == version
+
+
+def resolve(specs, options):
+    channels = channels_of(options)
+    check_terms(channels)
+    offered, tried = {}, []
+    for channel in channels:
+        tried.append(channel)
+        for name, record in repodata(channel, options.offline).items():
+            offered.setdefault(name, dict(record, channel=record.get("channel", channel)))
+    chosen, missing = [], []
+    for spec in specs:
+        name, mark, version = parse_spec(spec)
+        record = offered.get(name)
+        if record is None or not matches(record, mark, version):
+            missing.append(spec if record is None else "%s (simulated: only %s is here)" % (spec, record["version"]))
+        else:
+            chosen.append(record)
+    if missing:
+        raise error("PackagesNotFoundError", "The following packages are not available from current channels:\n\n"
+                    + "".join("  - %s\n" % item for item in missing) + "\nCurrent channels:\n\n" + "".join("  - %s\n" % item for item in tried)
+                    + "\nTo search for alternate channels that may provide the conda package you're\nlooking for, navigate to the channel index and use the search bar at the top of the page.\n")
+    names = [record["name"] for record in chosen]
+    queue = list(chosen)
+    while queue:
+        for dependency in queue.pop().get("depends", []):
+            name = parse_spec(dependency.split(" ")[0])[0]
+            if name in offered and name not in names:
+                names.append(name)
+                chosen.append(offered[name])
+                queue.append(offered[name])
+    return chosen
+
+
+# -- environments ------------------------------------------------------------------------------------------------------------
+def prefix_of(options, must_exist=True):
+    if options.prefix:
+        prefix = Path(os.path.abspath(os.path.expanduser(options.prefix)))
+    elif options.name:
+        prefix = ROOT if options.name == "base" else ROOT / "envs" / options.name
+    elif os.environ.get("CONDA_PREFIX"):
+        prefix = Path(os.environ["CONDA_PREFIX"])
+    else:
+        prefix = ROOT
+    if NODE_ROOT and not (str(prefix) + "/").startswith(NODE_ROOT + "/"):
+        raise CondaError("[npuops simulator] refused: %s lies outside the simulated node %s" % (prefix, NODE_ROOT))
+    if must_exist and not (prefix / "conda-meta").is_dir():
+        raise error("EnvironmentLocationNotFound", "Not a conda environment: %s" % prefix)
+    return prefix
+
+
+def records_of(prefix):
+    return sorted((json.loads(path.read_text()) for path in (prefix / "conda-meta").glob("*.json")), key=lambda record: record["name"])
+
+
+def link_packages(prefix, records):
+    """Writes the records of `records` and what they bring. Returns how many were not there already."""
+    here = {record["name"]: record["version"] for record in records_of(prefix)}
+    new = [record for record in records if here.get(record["name"]) != record["version"]]
+    for record in new:
+        if record["name"] == "python":
+            make_python(prefix)
+        if record["name"] == "libstdcxx-ng":
+            library = prefix / "lib" / "libstdc++.so.6"
+            library.parent.mkdir(parents=True, exist_ok=True)
+            library.unlink() if library.exists() or library.is_symlink() else None
+            real = library.with_name("libstdc++.so.6.0.32")
+            real.write_bytes(cxx_runtime())
+            library.symlink_to(real.name)
+            prefix.joinpath("lib", "libstdc++.so").exists() or prefix.joinpath("lib", "libstdc++.so").symlink_to("libstdc++.so.6")
+        build = record.get("build", "h0_0")
+        meta = {"name": record["name"], "version": record["version"], "build": build, "build_number": 0, "channel": record["channel"],
+                "subdir": record.get("subdir", PLATFORM), "fn": record.get("fn", "%s-%s-%s.conda" % (record["name"], record["version"], build)),
+                "depends": record.get("depends", []), "simulated": "by npuops", "files": []}
+        for old in (prefix / "conda-meta").glob(record["name"] + "-*.json"):
+            if json.loads(old.read_text())["name"] == record["name"]:
+                old.unlink()
+        (prefix / "conda-meta" / ("%s-%s-%s.json" % (record["name"], record["version"], build))).write_text(json.dumps(meta, indent=2) + "\n")
+    return len(new)
+
+
+def make_python(prefix):
+    """A real environment of the python the simulator was built with; its pip comes from ensurepip."""
+    python = KNOWN["python"] if os.access(KNOWN["python"], os.X_OK) else sys.executable
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_", "__PYVENV"))}
+    done = subprocess.run([python, "-m", "venv", str(prefix)], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise CondaError("[npuops simulator] %s cannot make an environment:\n%s%s" % (python, done.stdout, done.stderr))
+
+
+def cxx_runtime():
+    """A libstdc++ that names GLIBCXX_3.4.32: the machine's own, lest a C++ program that meets it fails, with the name appended.
+
+    A stub only where the machine has none.
+    """
+    for folder in ("/usr/lib/%s-linux-gnu" % platform.machine(), "/lib/%s-linux-gnu" % platform.machine(), "/usr/lib64", "/usr/lib"):
+        library = Path(folder) / "libstdc++.so.6"
+        if library.is_file():
+            return library.read_bytes() + b"\0GLIBCXX_3.4.32\0GLIBCXX_3.4.31\0simulated by npuops: the machine's own library\0"
+    return (ROOT / "simulator" / "libstdc++.so.6").read_bytes()
+
+
+def remember(prefix):
+    known = ENVIRONMENTS.read_text().splitlines() if ENVIRONMENTS.is_file() else []
+    if str(prefix) not in known:
+        ENVIRONMENTS.write_text("\n".join(known + [str(prefix)]) + "\n")
+
+
+def environments():
+    known = ENVIRONMENTS.read_text().splitlines() if ENVIRONMENTS.is_file() else []
+    found = [str(ROOT)] + [item for item in known if (Path(item) / "conda-meta").is_dir()]
+    return found + [str(path) for path in sorted((ROOT / "envs").glob("*")) if (path / "conda-meta").is_dir() and str(path) not in found]
+
+
+def specs_of(options):
+    specs = list(options.packages)
+    for name in options.file or []:
+        specs += [line.strip() for line in Path(name).read_text().splitlines() if line.strip() and not line.startswith(("#", "@"))]
+    return specs
+
+
+def plan(prefix, records, options):
+    if not options.json and not options.quiet:
+        print("Channels:\n" + "".join(" - %s\n" % item for item in channels_of(options)) + "Platform: %s" % PLATFORM)
+        print("Collecting package metadata (repodata.json): done\nSolving environment: done\n")
+        print("\n## Package Plan ##\n\n  environment location: %s\n\nThe following NEW packages will be INSTALLED:\n" % prefix)
+        for record in records:
+            print("  %-18s %s/%s::%s-%s" % (record["name"], record["channel"], record.get("subdir", PLATFORM), record["name"], record["version"]))
+    if options.dry_run:
+        if options.json:
+            print(json.dumps({"success": True, "dry_run": True, "prefix": str(prefix), "actions": {"LINK": records}}))
+        else:
+            print("\nDryRunExit: Dry run. Exiting.")
+        return False
+    if not options.yes:
+        answer = input("\nProceed ([y]/n)? ") if sys.stdin.isatty() else sys.stdin.readline()
+        if answer.strip().lower() not in ("y", "yes", ""):
+            raise error("CondaSystemExit", "Exiting.")
+        if answer == "":
+            raise error("EOFError", "EOF when reading a line")
+    return True
+
+
+def create(options):
+    prefix = prefix_of(options, must_exist=False)
+    if not (options.prefix or options.name):
+        raise error("ArgumentError", "one of the arguments -n/--name -p/--prefix is required")
+    if prefix == ROOT:
+        raise error("CondaValueError", "The target prefix is the base prefix. Aborting.")
+    records = resolve(specs_of(options), options)
+    if (prefix / "conda-meta").is_dir():
+        if not options.json:
+            print("WARNING: A conda environment already exists at '%s'" % prefix)
+        if not options.yes:
+            raise error("CondaSystemExit", "Exiting.")
+        if not options.dry_run:
+            shutil.rmtree(str(prefix))
+    elif prefix.exists() and any(prefix.iterdir()):
+        raise error("CondaValueError", "Target prefix is a directory and not a conda environment: %s" % prefix)
+    if not plan(prefix, records, options):
+        return
+    (prefix / "conda-meta").mkdir(parents=True, exist_ok=True)
+    (prefix / "conda-meta" / "history").write_text("==> simulated by npuops <==\n# cmd: %s\n" % " ".join(sys.argv))
+    link_packages(prefix, records)
+    remember(prefix)
+    finish(prefix, options)
+    if not options.json and not options.quiet:
+        print("#\n# To activate this environment, use\n#\n#     $ conda activate %s\n" % (options.name or prefix))
+
+
+def install(options):
+    prefix = prefix_of(options)
+    records = resolve(specs_of(options), options)
+    here = {record["name"]: record["version"] for record in records_of(prefix)}
+    if all(here.get(record["name"]) == record["version"] for record in records):
+        print(json.dumps({"success": True, "message": "All requested packages already installed."}) if options.json
+              else "# All requested packages already installed.\n")
+        return
+    if plan(prefix, records, options):
+        link_packages(prefix, records)
+        finish(prefix, options)
+
+
+def finish(prefix, options):
+    if options.json:
+        print(json.dumps({"success": True, "prefix": str(prefix), "simulated": "by npuops"}))
+    else:
+        print("\nPreparing transaction: done\nVerifying transaction: done\nExecuting transaction: done\n[npuops simulator] simulated: %s" % prefix)
+
+
+def remove(options):
+    prefix = prefix_of(options)
+    if options.all:
+        if prefix == ROOT:
+            raise error("CondaEnvironmentError", "cannot remove root environment, add -n NAME or -p PREFIX option")
+        if not options.dry_run:
+            shutil.rmtree(str(prefix))
+        print("\nRemove all packages in environment %s:\n" % prefix)
+        return
+    for spec in options.packages:
+        found = [path for path in (prefix / "conda-meta").glob(spec + "-*.json") if json.loads(path.read_text())["name"] == spec]
+        if not found:
+            raise error("PackagesNotFoundError", "The following packages are missing from the target environment:\n  - %s" % spec)
+        found[0].unlink()
+    finish(prefix, options)
+
+
+def list_packages(options):
+    prefix = prefix_of(options)
+    keys = ("name", "version", "channel", "build_number", "subdir", "fn")
+    records = [record for record in records_of(prefix) if not options.packages or record["name"] in options.packages]
+    if options.json:
+        print(json.dumps([dict({key: record.get(key) for key in keys}, build_string=record.get("build"), platform=record.get("subdir"),
+                               dist_name="%s-%s-%s" % (record["name"], record["version"], record.get("build")), base_url=None) for record in records], indent=2))
+        return
+    print("# packages in environment at %s:\n#\n# Name                    Version                   Build  Channel" % prefix)
+    for record in records:
+        print("%-25s %-25s %s  %s" % (record["name"], record["version"], record.get("build"), record.get("channel")))
+
+
+def info(options):
+    data = {"conda_version": VERSION, "root_prefix": str(ROOT), "conda_prefix": str(ROOT), "default_prefix": os.environ.get("CONDA_PREFIX", str(ROOT)),
+            "active_prefix": os.environ.get("CONDA_PREFIX"), "envs": environments(), "envs_dirs": [str(ROOT / "envs")], "pkgs_dirs": [str(ROOT / "pkgs")],
+            "channels": settings().get("channels") or list(DEFAULT_CHANNELS), "platform": PLATFORM, "python_version": platform.python_version() + ".final.0",
+            "root_writable": os.access(str(ROOT), os.W_OK), "offline": False, "rc_path": str(ROOT / ".condarc"), "simulated": "by npuops"}
+    if options.json:
+        print(json.dumps(data, indent=2))
+    else:
+        print("\n     active environment : None\n          conda version : %s (simulated by npuops)\n       base environment : %s\n               platform : %s\n" % (VERSION, ROOT, PLATFORM))
+
+
+def env(options):
+    action = (options.packages or ["list"])[0]
+    if action == "list":
+        if options.json:
+            print(json.dumps({"envs": environments()}, indent=2))
+        else:
+            print("# conda environments:\n#")
+            for path in environments():
+                print("%-20s     %s" % ("base" if path == str(ROOT) else Path(path).name if str(ROOT / "envs") in path else "", path))
+    elif action == "remove":
+        options.all, options.packages = True, []
+        remove(options)
+    else:
+        raise error("ArgumentError", "conda env %s is not simulated" % action)
+
+
+def config(options):
+    path = Path(options.file[0]) if options.file else ROOT / ".condarc"
+    current = read_condarc(path)
+    for key, value in options.set or []:
+        current[key] = {"true": True, "false": False}.get(value.lower(), value)
+    for pairs, where in ((options.add, 0), (options.prepend, 0), (options.append, None)):
+        for key, value in pairs or []:
+            items = [item for item in current.get(key, []) if item != value]
+            items.insert(len(items) if where is None else where, value)
+            current[key] = items
+    for key, value in options.remove or []:
+        if value not in current.get(key, []):
+            raise error("CondaKeyError", "'%s': value '%s' not present in config" % (key, value))
+        current[key].remove(value)
+    for key in options.remove_key or []:
+        if key not in current:
+            raise error("CondaKeyError", "'%s': undefined in config" % key)
+        del current[key]
+    if options.set or options.add or options.prepend or options.append or options.remove or options.remove_key:
+        write_condarc(path, current)
+    elif options.show is not None:
+        data = dict({"channels": ["defaults"], "auto_update_conda": True}, **settings())
+        data = {key: value for key, value in data.items() if not options.show or key in options.show}
+        print(json.dumps(data, indent=2) if options.json else "\n".join("%s: %s" % item for item in data.items()))
+    elif options.show_sources:
+        print(json.dumps({str(path): current}, indent=2) if options.json else "==> %s <==\n%s" % (path, path.read_text() if path.is_file() else ""))
+
+
+def tos(options):
+    action = (options.packages or ["view"])[0]
+    accepted = json.loads(TERMS.read_text()) if TERMS.is_file() else []
+    asked = options.channel or list(DEFAULT_CHANNELS)
+    wanted = [item for name in asked for item in (DEFAULT_CHANNELS if name == "defaults" else [short for short in DEFAULT_CHANNELS if name.rstrip("/").endswith(short)] or [name])]
+    if action == "accept":
+        TERMS.write_text(json.dumps(sorted(set(accepted) | set(wanted))) + "\n")
+        for item in wanted:
+            print("accepted Terms of Service for %s (simulated by npuops)" % item)
+    elif action in ("reject", "interactive"):
+        TERMS.write_text(json.dumps([item for item in accepted if item not in wanted]) + "\n")
+    elif options.json:
+        print(json.dumps({item: {"tos_accepted": item in accepted} for item in wanted}))
+    else:
+        for item in wanted:
+            print("viewing Terms of Service for %s: simulated by npuops, %s" % (item, "accepted" if item in accepted else "not accepted"))
+
+
+def run(arguments):
+    """conda run [-n NAME | -p PREFIX] [--no-capture-output] [--live-stream] [--cwd DIR] COMMAND…"""
+    parser = argparse.ArgumentParser(prog="conda run")
+    for flags in (("-n", "--name"), ("-p", "--prefix"), ("--cwd",)):
+        parser.add_argument(*flags)
+    for flag in ("--no-capture-output", "--live-stream", "-v", "--dev"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    prefix = prefix_of(options)
+    environment = dict(os.environ, CONDA_PREFIX=str(prefix), CONDA_DEFAULT_ENV=options.name or str(prefix), PATH="%s/bin:%s" % (prefix, os.environ.get("PATH", "/usr/bin:/bin")))
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    try:
+        return subprocess.run(command, env=environment, cwd=options.cwd).returncode
+    except FileNotFoundError:
+        sys.stderr.write("%s: command not found\nERROR conda.cli.main_run:execute(125): `conda run %s` failed. (See above for error)\n" % (command[0], " ".join(command)))
+        return 127
+
+
+COMMANDS = {"create": create, "install": install, "update": install, "remove": remove, "uninstall": remove, "list": list_packages, "info": info, "env": env,
+            "config": config, "tos": tos, "clean": lambda options: print("[npuops simulator] nothing to clean")}
+
+
+def main(arguments):
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: conda [-h] [-V] command ...\n\nconda is simulated by npuops. Commands: %s" % ", ".join(sorted(list(COMMANDS) + ["run"])))
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print("conda " + VERSION)
+        return 0
+    if arguments[0] == "run":
+        return run(arguments[1:])
+    if arguments[0] not in COMMANDS:
+        sys.stderr.write("usage: conda [-h] [-v] [--no-plugins] [-V] COMMAND ...\nconda: error: argument COMMAND: invalid choice: '%s'\n" % arguments[0])
+        return 2
+    parser = argparse.ArgumentParser(prog="conda " + arguments[0])
+    for flags in (("-n", "--name"), ("-p", "--prefix")):
+        parser.add_argument(*flags)
+    parser.add_argument("-c", "--channel", action="append")
+    parser.add_argument("--file", action="append")
+    for flags in (("-y", "--yes"), ("-q", "--quiet"), ("-d", "--dry-run"), ("-a", "--all"), ("--json",), ("--offline",), ("--override-channels",), ("--freeze-installed", "--no-update-deps"),
+                  ("--strict-channel-priority",), ("--no-default-packages",), ("--system",), ("--env",), ("--show-sources",), ("-v", "--verbose"), ("--copy",), ("--no-deps",), ("--use-index-cache",),
+                  ("-k", "--insecure"), ("-e", "--envs"), ("--force-reinstall",), ("--update-all",)):
+        parser.add_argument(*flags, action="store_true")
+    for flag in ("--set", "--add", "--append", "--prepend", "--remove"):
+        parser.add_argument(flag, nargs=2, action="append")
+    parser.add_argument("--remove-key", action="append")
+    parser.add_argument("--solver")
+    parser.add_argument("--show", nargs="*")
+    parser.add_argument("packages", nargs="*")
+    options = parser.parse_intermixed_args(arguments[1:])
+    try:
+        COMMANDS[arguments[0]](options)
+    except CondaError as problem:
+        if options.json:
+            print(json.dumps({"error": str(problem).strip(), "exception_name": problem.name, "message": problem.args[0]}))
+        sys.stderr.write(str(problem))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
