@@ -16,7 +16,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.versio
 KINDS = ("driver", "firmware", "toolkit", "kernels", "nnal")
 HDK_KINDS = ("driver", "firmware")
 
-_VERSION = r"(?P<version>\d[\w.]*?)"
+_VERSION = r"(?P<version>\d+\.[\w.]*?)"
 _PLATFORM = r"(?:_linux(?:-(?P<arch>aarch64|x86[-_]64))?)"
 _END = r"\.(?P<format>run|zip)"
 _PATTERNS = tuple(

@@ -14,7 +14,8 @@ _PART = re.compile(r"(\d+)|([a-z]+)\.?(\d*)")
 # Below a plain number, weakest first. What isn't here (sph001, B150) comes on top of what it follows.
 _PREVIEWS = {"dev": 0, "alpha": 1, "beta": 2, "t": 3, "rc": 4}
 _NUMBER = 9
-_END = (_NUMBER, 0, 0)
+_ZERO = (_NUMBER, 0, 0)
+_LENGTH = 12
 
 
 def version_key(version: str) -> tuple:
@@ -30,10 +31,8 @@ def version_key(version: str) -> tuple:
             parts.append((_PREVIEWS[word], int(count or 0), 0))
         elif count:
             parts.append((_NUMBER, 0, int(count)))
-    while parts and parts[-1] == _END:
-        parts.pop()
-    # The mark of the end is what a missing part counts as, so that rc1 (a part below it) is older than the release.
-    return tuple(parts) + (_END,) if parts else ()
+    # A missing part counts as 0: 25.0 is 25.0.0, and newer than 25.0.rc1.
+    return tuple(parts + [_ZERO] * (_LENGTH - len(parts))) if parts else ()
 
 
 def compare(one: str, other: str) -> int:
