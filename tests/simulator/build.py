@@ -22,7 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from media import RELEASES, Media, conda_files, vendor_packages  # noqa: E402
+from media import RELEASES, Media, conda_files, source_files, vendor_packages, wheel_files  # noqa: E402
 from node import lay_node  # noqa: E402
 from runpack import World  # noqa: E402
 
@@ -56,7 +56,7 @@ def world_of(options: argparse.Namespace) -> World:
     return World(root=str(node), privileged=options.privileged, sysfs=f"{node}/sys", proc=f"{node}/proc", dev=f"{node}/dev")
 
 
-def build_engine(media: Path, node: Path, options: argparse.Namespace) -> None:
+def build_engine(media: Media, node: Path, options: argparse.Namespace) -> None:
     try:
         from engine.build import build
     except ModuleNotFoundError as error:
@@ -64,7 +64,8 @@ def build_engine(media: Path, node: Path, options: argparse.Namespace) -> None:
             raise
         print("simulator: tests/simulator/engine is not there: no KTransformers source and no weights are laid")
         return
-    build(media=media, node=node, arch=options.arch, python=options.python)
+    for entry in build(media=media.root, node=node, arch=options.arch, python=options.python):
+        media.describe(entry)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,8 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     content = Media(fresh)
     vendor_packages(content, release, options.arch, world)
     conda_files(content, options.arch, options.python, world)
+    wheel_files(content, options.arch)
+    source_files(content, world)
     laid = lay_node(node, release.hdk, options.arch, world)
-    build_engine(fresh, node, options)
+    build_engine(content, node, options)
     content.write_manifest()
     shutil.rmtree(media, ignore_errors=True)
     fresh.rename(media)

@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 
 import conda
+import sources
+import wheels
 from cann import CANN_8_1, CANN_8_3, Cann, kernels_package, nnal_package, toolkit_package
 from hdk import HDK_25_0, HDK_25_3, Hdk, driver_package, firmware_package
 from runpack import World
@@ -37,12 +39,15 @@ class Media:
         self.root = root
         self.described: dict[str, dict[str, str]] = {}
 
-    def put(self, path: str, content: bytes, version: str, arch: str, what: str, mode: int = 0o644) -> None:
+    def put(self, path: str, content: bytes, version: str, arch: str, what: str, supplier: str = "") -> None:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        target.chmod(mode)
-        self.described[path] = {"version": version, "arch": arch, "origin": f"simulated {what}"}
+        self.described[path] = {"version": version, "arch": arch, "origin": f"simulated {what}", **({"supplier": supplier} if supplier else {})}
+
+    def describe(self, entry: dict[str, str]) -> None:
+        """Take over what another builder says of a file that it laid: path, version, arch, origin, maybe supplier."""
+        self.described[entry["path"]] = {key: value for key, value in entry.items() if key != "path"}
 
     def write_manifest(self) -> None:
         """manifest.yml over every file that lies in the media, those laid by others included."""
@@ -72,3 +77,20 @@ def conda_files(media: Media, arch: str, python: str, world: World) -> None:
     media.put(f"conda/{name}", content, "py311_24.9.2-0", arch, "Miniconda installer")
     for path, data in conda.channel(arch, python).items():
         media.put(f"conda/channel/{path}", data, "simulated", "noarch" if path.startswith("noarch/") else arch, "conda channel")
+
+
+def wheel_files(media: Media, arch: str) -> None:
+    """wheels/<arch>/: the guide's pip set and its lock."""
+    for name, content in wheels.wheelhouse(arch).items():
+        version = name.split("-")[1] if name.endswith(".whl") else "simulated"
+        media.put(f"wheels/{arch}/{name}", content, version, arch, "wheel" if name.endswith(".whl") else "lock of the wheels")
+
+
+def source_files(media: Media, world: World) -> None:
+    """source/: op-plugin as an archive, and as a git bundle where git is at hand."""
+    tree = sources.op_plugin(world)
+    supplier = "who supplies the deployment guide's private parts"
+    media.put(f"source/{sources.NAME}.tar.gz", tree.tar(sources.NAME, 9), "7.0.0", "noarch", "adapted op-plugin", supplier=supplier)
+    bundle = sources.git_bundle(tree, "7.0.0", "op-plugin 7.0.0, simulated")
+    if bundle is not None:
+        media.put(f"source/{sources.NAME}.bundle", bundle, "7.0.0", "noarch", "adapted op-plugin, as a git bundle", supplier=supplier)

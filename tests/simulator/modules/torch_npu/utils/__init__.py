@@ -1,0 +1,2 @@
+"""Simulated by npuops."""
+from torch_npu import _C  # noqa: F401
