@@ -21,8 +21,8 @@ from .tokenizer import Tokenizer
 
 WORD_LETTERS = 5
 ANSWER_WORDS = 12
-# build.py writes here where the computer has a real numpy: the simulated wheelhouse has only a stand-in of that name.
-NUMPY_FOLDER = Path(__file__).parent / "numpy_folder.txt"
+# build.py writes here which file says where the computer has a real numpy: the simulated wheelhouse has a stand-in of that name.
+NUMPY_POINTER = Path(__file__).parent / "numpy_pointer.txt"
 
 
 def find_numpy():
@@ -33,10 +33,8 @@ def find_numpy():
             return numpy
     except ImportError:
         pass
-    if not NUMPY_FOLDER.exists():
-        return None
-    folder = NUMPY_FOLDER.read_text(encoding="utf-8").strip()
-    if not os.path.isdir(folder):
+    folder = numpy_folder()
+    if folder is None:
         return None
     aside = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "numpy"}
     sys.path.insert(0, folder)
@@ -49,6 +47,16 @@ def find_numpy():
         return None
     finally:
         sys.path.remove(folder)
+
+
+def numpy_folder():
+    """The folder that the pointer's file names, or None."""
+    try:
+        pointer = Path(NUMPY_POINTER.read_text(encoding="utf-8").strip())
+        folder = pointer.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return folder if folder and os.path.isdir(folder) else None
 
 
 class DigestModel:
@@ -87,8 +95,6 @@ def make(model: LoadedModel):
         return DigestModel(model)
     # numpy is in sys.modules now, the real one.
     from . import forward
-    if not hasattr(forward, "ForwardModel"):
-        return DigestModel(model)
     return forward.ForwardModel(forward.weights_of(model))
 
 

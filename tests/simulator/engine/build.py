@@ -25,8 +25,9 @@ if str(HERE.parent) not in sys.path:
 
 import elf
 from cann import LIBRARIES
-from engine.first_prompt import GRAPH_MARK
 from tree import DATE, Tree
+
+from engine.first_prompt import GRAPH_MARK
 
 FIXTURES = HERE.parent.parent / "fixtures" / "weights"
 VERSION = "0.2.4"
@@ -73,7 +74,10 @@ def build(media: Path, node: Path, arch: str, python: str) -> list[dict]:
 
     arch: aarch64 or x86_64, of the node. python: the interpreter that the node's environment is made from.
     """
-    tree = source_tree(real_numpy(python))
+    # Where numpy lies is the node's matter and not the tree's: installing the test tools must not make another tree of it.
+    pointer = node.resolve() / "etc" / "npuops-simulated-numpy"
+    write(pointer, f"{real_numpy(python) or ''}\n".encode())
+    tree = source_tree(pointer)
     archive = f"source/{NAME}.tar.gz"
     write(media / archive, tree.tar(NAME, 9))
     entries = [{"path": archive, "version": VERSION, "arch": "noarch", "origin": ORIGIN, "supplier": SUPPLIER}]
@@ -85,8 +89,11 @@ def build(media: Path, node: Path, arch: str, python: str) -> list[dict]:
     return entries
 
 
-def source_tree(numpy_folder: str | None = None) -> Tree:
-    """The tree that the guide calls the project's files; every file of it says that it is simulated."""
+def source_tree(numpy_pointer: Path) -> Tree:
+    """The tree that the guide calls the project's files; every file of it says that it is simulated.
+
+    numpy_pointer: the file that names the folder of a real numpy.
+    """
     tree = Tree()
     for path in sorted((HERE / "source").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -94,8 +101,7 @@ def source_tree(numpy_folder: str | None = None) -> Tree:
     for name in ENGINE:
         tree.file(f"ktransformers/simulated/{name}.py", (HERE / f"{name}.py").read_bytes())
     tree.file("ktransformers/simulated/__init__.py", '"""The simulated engine."""\n')
-    if numpy_folder:
-        tree.file("ktransformers/simulated/numpy_folder.txt", numpy_folder + "\n")
+    tree.file("ktransformers/simulated/numpy_pointer.txt", f"{numpy_pointer}\n")
     exports, needed = LIBRARIES["libruntime.so"][1:]
     for folder, arch in GRAPH_FOLDERS.items():
         below = f"ktransformers/util/npu_graph_so/{folder}"

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import flags, startup
+from . import flags
 from .session import Session
 from .tokenizer import TextStreamer
 
