@@ -63,7 +63,7 @@ def driver_tree(hdk: Hdk, arch: str, world: World) -> Tree:
     tree.file("driver/bin/setenv.bash", "# simulated by npuops\n"
               "export LD_LIBRARY_PATH=%PATH%/driver/lib64:%PATH%/driver/lib64/common:%PATH%/driver/lib64/driver:$LD_LIBRARY_PATH\n"
               "export PATH=/usr/local/bin:/usr/local/sbin:$PATH\n", 0o555)
-    tree.file("driver/script/uninstall.sh", render("hdk/driver_uninstall.sh", {"WORLD": world.shell()}), 0o500)
+    scripts(tree, "driver", world)
     tree.file("driver/tools/upgrade-tool", render("hdk/upgrade-tool", {"WORLD": world.shell()}), 0o555)
     for tool in ("hccn_tool", "msnpureport"):
         tree.file(f"driver/tools/{tool}", '#!/bin/sh\necho "simulated by npuops"\n', 0o555)
@@ -73,8 +73,15 @@ def driver_tree(hdk: Hdk, arch: str, world: World) -> Tree:
 def firmware_tree(world: World) -> Tree:
     """…/firmware as installed, without version.info. ASSUMPTION: nothing more is known of its tree."""
     tree = Tree()
-    tree.file("firmware/script/uninstall.sh", render("hdk/firmware_uninstall.sh", {"WORLD": world.shell()}), 0o500)
+    scripts(tree, "firmware", world)
     return tree
+
+
+def scripts(tree: Tree, what: str, world: World) -> None:
+    """<what>/script/uninstall.sh and what it sources."""
+    tree.file(f"{what}/script/uninstall.sh", render(f"hdk/{what}_uninstall.sh", {"WORLD": world.shell()}), 0o500)
+    tree.file(f"{what}/script/sim_common.sh", render("common.sh", {}), 0o400)
+    tree.file(f"{what}/script/hdk_common.sh", render("hdk/common.sh", {}), 0o400)
 
 
 def npu_smi(world: World) -> str:
@@ -102,6 +109,7 @@ def driver_package(hdk: Hdk, arch: str, world: World, chip: str = "910b", pci: s
     payload.add(driver_tree(hdk, arch, world), "tree")
     payload.file("install.sh", render("hdk/driver.sh", {}), 0o755)
     payload.file("common.sh", render("common.sh", {}))
+    payload.file("hdk_common.sh", render("hdk/common.sh", {}))
     payload.file("version.info", driver_version_info(hdk))
     payload.file("npu-smi", npu_smi(world), 0o555)
     spelled = arch.replace("_", "-")
@@ -116,6 +124,7 @@ def firmware_package(hdk: Hdk, world: World, chip: str = "910b") -> tuple[str, b
     payload.add(firmware_tree(world), "tree")
     payload.file("install.sh", render("hdk/firmware.sh", {}), 0o755)
     payload.file("common.sh", render("common.sh", {}))
+    payload.file("hdk_common.sh", render("hdk/common.sh", {}))
     payload.file("version.info", firmware_version_info(hdk))
     payload.file("sim.conf", world.shell() + f"PKG_VERSION={hdk.firmware}\nPKG_CHIP={chip}\n")
     name = f"Ascend-hdk-{chip}-npu-firmware_{hdk.firmware}.run"
