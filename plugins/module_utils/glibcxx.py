@@ -35,7 +35,7 @@ def needed(path: str) -> str | None:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as image:
             try:
                 found = _needs(image)
-            except (struct.error, ValueError, IndexError):  # a damaged file asks for nothing that can be read
+            except (struct.error, ValueError, IndexError, OverflowError):  # a damaged file asks for nothing that can be read
                 return None
     return max(found, key=version_key) if found else None
 
@@ -57,7 +57,11 @@ def _needs(image: mmap.mmap) -> set[str]:
                 match = _VERSION.match(image[strings_at + name:strings_at + name + 32])
                 if match:
                     found.add(match.group(1).decode())
+                if not aux_following:
+                    break
                 aux_at += aux_following
+            if not following:
+                break
             need_at += following
     return found
 

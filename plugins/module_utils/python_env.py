@@ -35,10 +35,11 @@ for found in importlib.metadata.distributions():
     name = found.metadata["Name"]
     if not name or canonicalize_name(name) in distributions:
         continue
-    direct = json.loads(found.read_text("direct_url.json") or "{}").get("archive_info", {})
+    direct = json.loads(found.read_text("direct_url.json") or "{}")
+    archive = direct.get("archive_info", {})
     distributions[canonicalize_name(name)] = {
-        "version": found.version,
-        "sha256": direct.get("hashes", {}).get("sha256") or direct.get("hash", "").partition("sha256=")[2] or None,
+        "version": found.version, "url": direct.get("url"),
+        "sha256": archive.get("hashes", {}).get("sha256") or archive.get("hash", "").partition("sha256=")[2] or None,
     }
     requires[canonicalize_name(name)] = found.requires or []
 
@@ -177,6 +178,12 @@ def probe(run: Runner, python: str, requirements=(), constraints=(), locked=()) 
         "libstdcxx": {"path": path, "glibcxx": glibcxx.offered(path) if path else None},
         "judged": {group: answer[group] for group in ("requirements", "constraints", "locked")},
     }
+
+
+def with_needs(env: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+    """The environment with libstdcxx.needed and libstdcxx.needed_by: what its compiled extensions ask of libstdc++."""
+    version, path = glibcxx.most_demanding(env["site_packages"]) if env["found"] else (None, None)
+    return dict(env, libstdcxx=dict(env["libstdcxx"], needed=version, needed_by=path))
 
 
 def conda_packages(prefix: str) -> t.Dict[str, str]:

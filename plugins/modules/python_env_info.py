@@ -79,7 +79,7 @@ env:
       description: Where its distributions are.
       type: str
     packages:
-      description: Distributions by normalised name, each with RV(ignore:version), and RV(ignore:sha256) of the wheel where pip noted it.
+      description: Distributions by normalised name, each with RV(ignore:version), and RV(ignore:url) and RV(ignore:sha256) of the wheel where pip noted them.
       type: dict
     conda:
       description: Packages and versions that conda noted in the environment.
@@ -103,13 +103,7 @@ differences:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils import glibcxx, python_env
-
-
-def with_needs(env):
-    """The environment with libstdcxx.needed and libstdcxx.needed_by filled in."""
-    version, path = glibcxx.most_demanding(env["site_packages"])
-    return dict(env, libstdcxx=dict(env["libstdcxx"], needed=version, needed_by=path))
+from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env
 
 
 def main():
@@ -130,8 +124,8 @@ def main():
 
     try:
         env = python_env.probe(run, options["python"], options["requirements"], options["constraints"])
-        if env["found"] and options["extensions"]:
-            env = with_needs(env)
+        if options["extensions"]:
+            env = python_env.with_needs(env)
     except (python_env.PythonEnvError, OSError) as exc:
         module.fail_json(msg=str(exc))
     found = python_env.differences(env, options["exclude"])

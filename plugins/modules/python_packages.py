@@ -284,7 +284,7 @@ class Packages:
             after = python_env.listing(env["packages"], names)
         if limits:
             reason = reason or f"{self.options['constraints_file']} does not hold the constraints"
-        env = {key: value for key, value in env.items() if key != "judged"}
+        env = {key: value for key, value in python_env.with_needs(env).items() if key != "judged"}
         return {
             "changed": bool(reason), "reason": reason, "differences": differences, "needs_lock": needs_lock,
             "needs_wheels": not self.options["index"] and (needs_lock or not before["found"] or bool(differences)), "env": env,
