@@ -22,6 +22,7 @@ options:
   src:
     description:
       - Path of the vendor's C(.run) package on the node, with the vendor's own file name. It need not be there when nothing has to be done, or in check mode.
+      - The vendor's C(.zip) does as well. The package is unpacked below O(state_dir), and the signature files stay there.
       - Required with O(state=present). With O(state=absent) it names the version, and is used when the vendor's uninstall script is gone.
     type: path
   state:
@@ -66,6 +67,26 @@ options:
     description: With O(kind=nnal), the C++ ABI that must be served after the installation.
     type: int
     choices: [0, 1]
+  kernel_modules:
+    description:
+      - With O(kind=driver), where its kernel modules come from. V(build) demands dkms, gcc, make and the headers of the running kernel.
+      - V(prebuilt) trusts that the package's ready-made modules fit the running kernel.
+    type: str
+    choices: [build, prebuilt]
+    default: build
+  signature_ca:
+    description:
+      - Path of the vendor's root certificate (PEM) on the node. The signature (C(.cms)) in a C(.zip) must then verify against it before anything runs.
+      - Needs C(openssl) on the node.
+    type: path
+  signature_ignore_time:
+    description: Whether a signature counts although its certificate has expired since.
+    type: bool
+    default: false
+  npu_smi:
+    description: Path of C(npu-smi), asked for programs that use the NPUs. An empty text looks in /usr/local/bin, /usr/local/sbin and E(PATH).
+    type: str
+    default: ''
   timeout:
     description: Seconds after which the installer is killed.
     type: int
@@ -173,7 +194,7 @@ command:
   type: list
   elements: str
   sample: [bash, /media/Ascend-hdk-910b-npu-driver_25.0.rc1.1_linux-aarch64.run, --nox11, --upgrade, --quiet]
-rc:
+installer_rc:
   description: Exit code of the vendor's installer, null when it did not run or was killed.
   returned: always
   type: int
@@ -189,6 +210,12 @@ log_tail:
   type: list
   elements: str
   sample: ['[Driver] [2025-07-18 10:12:15] [INFO]upgradePercentage:100%']
+signatures:
+  description: Paths of the signature files that came with a C(.zip).
+  returned: always
+  type: list
+  elements: str
+  sample: []
 seconds:
   description: How long it took.
   returned: always
@@ -208,11 +235,12 @@ reboot_reason:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.checks import Runner, refusals
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.checks import refusals
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.env import EnvironmentProblem
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.install import Result, carry_out
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import KINDS, PackageError
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Plan, Roots, Wish, make
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import Runner
 
 
 def argument_spec() -> dict:
@@ -229,6 +257,10 @@ def argument_spec() -> dict:
         "accept_eula": {"type": "bool", "default": False},
         "sha256": {"type": "str"},
         "cxx_abi": {"type": "int", "choices": [0, 1]},
+        "kernel_modules": {"type": "str", "choices": ["build", "prebuilt"], "default": "build"},
+        "signature_ca": {"type": "path"},
+        "signature_ignore_time": {"type": "bool", "default": False},
+        "npu_smi": {"type": "str", "default": ""},
         "timeout": {"type": "int", "default": 3600},
         "fail_on_problems": {"type": "bool", "default": True},
         "state_dir": {"type": "path", "default": "/var/lib/npuops"},
@@ -251,9 +283,11 @@ def answer(plan: Plan, problems: list, result: Result | None = None) -> dict:
         "version_after": after,
         "problems": problems,
         "command": list(plan.command),
-        "rc": result.rc if result else None,
+        # Not `rc`: Ansible takes any value of that name but 0 for a failure, and 2 means that a reboot is due.
+        "installer_rc": result.rc if result else None,
         "log": result.log if result else None,
         "log_tail": result.log_tail if result else [],
+        "signatures": result.signatures if result else [],
         "seconds": result.seconds if result else 0.0,
         "reboot_required": bool(result and result.reboot_reason),
         "reboot_reason": result.reboot_reason if result else None,
@@ -276,7 +310,8 @@ def main() -> None:
     wish = Wish(
         kind=given["kind"], src=given["src"], state=given["state"], version=given["version"], install_for_all=given["install_for_all"],
         username=given["install_username"], usergroup=given["install_usergroup"], force=given["force"], accept_eula=given["accept_eula"],
-        sha256=given["sha256"], cxx_abi=given["cxx_abi"],
+        sha256=given["sha256"], cxx_abi=given["cxx_abi"], kernel_modules=given["kernel_modules"], signature_ca=given["signature_ca"],
+        signature_ignore_time=given["signature_ignore_time"], npu_smi=given["npu_smi"],
     )
     try:
         plan = make(wish, roots)
@@ -291,7 +326,7 @@ def main() -> None:
     except (PackageError, EnvironmentProblem) as exc:
         module.fail_json(msg=str(exc))
     except OSError as exc:
-        module.fail_json(msg=f"{exc.filename or given['state_dir']} cannot be written: {exc.strerror}; choose another state_dir, or make it writable.")
+        module.fail_json(msg=f"{exc.filename or given['state_dir']}: {exc.strerror}; look at this path, or choose another state_dir.")
     if result.failure:
         where = f"; the whole log is {result.log}" if result.log else ""
         module.fail_json(msg=f"{result.failure}{where}.", **answer(plan, problems, result))

@@ -124,7 +124,8 @@ npu:
     driver:
       description:
         - Version (null with a reason when none is installed or an installation was interrupted), RV(ignore:complete), C(inner_version), C(path),
-          C(user) and C(group) of the device nodes, C(install_for_all), C(compatible_firmware) (lowest and highest version) and C(compatible_version).
+          C(user) and C(group) of the device nodes, C(install_for_all), C(compatible_firmware) (lowest and highest version), C(compatible_version),
+          and whether the kernel has the driver's module loaded.
       type: dict
       sample:
         version: 25.0.rc1.1
@@ -136,6 +137,7 @@ npu:
         group: HwHiAiUser
         install_for_all: false
         compatible_firmware: [7.0.0, 7.7.99]
+        module_loaded: true
     firmware:
       description: Version of the installed firmware package, or null with a reason.
       type: dict
@@ -187,8 +189,20 @@ npu:
             hbm_used_mb: 2871
             hbm_total_mb: 32768
         processes: [{npu_id: 0, chip_id: 0, pid: 4711, name: python3, memory_mb: 17320}]
+    problems:
+      description:
+        - What is wrong with the above, each with V(id), V(severity), V(observed), V(expected) and V(repair).
+          Versions of driver, firmware and CANN that do not work together, and chips whose health is not V(OK).
+      type: list
+      elements: dict
+      sample:
+        - id: ascend_health
+          severity: error
+          observed: 'NPU 3 chip 0 (910B4, 0000:82:00.0) is in health Alarm'
+          expected: health OK
+          repair: see `npu-smi info -t health -i 3` and its error code
     reboot_required:
-      description: Whether an installation of this boot still waits for a reboot.
+      description: Whether an installation of this boot still waits for a reboot, or the loaded driver module is not the installed one.
       type: bool
       sample: false
     reboot_reason:

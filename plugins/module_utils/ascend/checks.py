@@ -10,29 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+import stat
 from typing import Iterator
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import node, pci, records
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import driver_checks, node, pci, records, run
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import HDK_KINDS
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Plan, Roots
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import Runner, problem
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare
 
-_DRIVER_MIN_MB = 300  # the vendor's own limit (https://gitcode.com/cann/driver, driver_install.sh)
+_DRIVER_MIN_MB = 301  # the vendor refuses 300 (https://gitcode.com/cann/driver, env_check.sh)
 _UNPACKED = 4  # unpacked and installed together, as a multiple of the package
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Who would run the installer, and whether for real."""
-
-    uid: int
-    machine: str
-    check_mode: bool = False
-
-
-def problem(identity: str, observed: str, expected: str, repair: str, severity: str = "error") -> dict:
-    """One entry of the list that every part of the collection returns."""
-    return {"id": f"ascend_{identity}", "severity": severity, "observed": observed, "expected": expected, "repair": repair}
+_CHECK_SECONDS = 900
 
 
 def sha256(path: str) -> str:
@@ -84,19 +73,24 @@ def _downgrade(plan: Plan) -> Iterator[dict]:
 
 def _file(plan: Plan, runner: Runner) -> Iterator[dict]:
     src = plan.wish.src
-    if not src or (plan.wish.state == "absent" and plan.before.uninstaller):
+    if not src or plan.command[1:2] == (plan.before.uninstaller,):
         return
     if not os.path.isfile(src):
         if not runner.check_mode:
             yield problem("no_file", f"{src} is not on this node", "the package's file", "send it first (module npuops.ktransformers.media)")
-        return
-    if not os.access(src, os.R_OK):
+    elif not os.access(src, os.R_OK):
         yield problem("unreadable", f"{src} may not be read by this user", "a readable file", f"chmod a+r {src}")
-        return
-    if plan.wish.sha256:
+    elif plan.wish.sha256:
         found = sha256(src)
         if found != plan.wish.sha256.lower():
             yield problem("sha256", f"{src} has sha256 {found}", f"sha256 {plan.wish.sha256}", f"remove {src} and send it again")
+    elif src.endswith(".run") and not runner.check_mode:
+        # The packages check themselves with every run; asked now, a damaged one is named together with the other problems.
+        outcome = run.capture(["bash", src, "--check"], _CHECK_SECONDS)
+        if outcome.rc != 0:
+            lines = [line.strip() for line in outcome.output.splitlines() if line.strip()]
+            said = outcome.reason or (lines[-1] if lines else f"exit code {outcome.rc}")
+            yield problem("integrity", f"{src} --check says: {said}", "a whole package", f"remove {src} and send it again")
 
 
 def _rights(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
@@ -104,14 +98,27 @@ def _rights(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
         yield problem("root", f"the {plan.wish.kind} would be changed by uid {runner.uid}", "root", "run this task with become: true")
         return
     parent = node.existing_parent(roots.ascend)
-    try:
-        read_only = bool(os.statvfs(parent).f_flag & os.ST_RDONLY)
-    except OSError:
-        read_only = False
-    if read_only:
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
         yield problem("read_only", f"{parent} is on a file system that is mounted read-only", "a writable one", f"mount -o remount,rw {parent}")
     elif not os.access(parent, os.W_OK | os.X_OK):
         yield problem("unwritable", f"{parent} may not be written by uid {runner.uid}", "a writable install_path", "choose another one, or become root")
+    if runner.uid == 0 and plan.wish.state == "present":
+        yield from _path_rights(roots)
+
+
+def _path_rights(roots: Roots) -> Iterator[dict]:
+    """Root's installers want every folder of the path to be root's and open to all (https://gitcode.com/cann/driver, driver_install.sh)."""
+    path = node.existing_parent(roots.ascend)
+    while True:
+        status = os.stat(path)
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid not in (0, os.geteuid()):
+            yield problem("path_owner", f"{path} belongs to uid {status.st_uid}", "root owns every folder of the install path", f"chown root:root {path}")
+        elif mode & 0o555 != 0o555:
+            yield problem("path_mode", f"{path} has mode {mode:04o}", "mode 0755, so that every user can reach the driver's libraries", f"chmod 755 {path}")
+        if path == os.path.dirname(path):
+            return
+        path = os.path.dirname(path)
 
 
 def _space(plan: Plan, roots: Roots) -> Iterator[dict]:
@@ -122,7 +129,8 @@ def _space(plan: Plan, roots: Roots) -> Iterator[dict]:
     except OSError:
         size = 0
     needed = max(_DRIVER_MIN_MB if plan.wish.kind == "driver" else 0, size * _UNPACKED)
-    for path in (roots.ascend, os.environ.get("TMPDIR") or "/tmp"):
+    places = [roots.ascend, os.environ.get("TMPDIR") or "/tmp"] + ([plan.unpack_folder] if plan.unpack_folder else [])
+    for path in places:
         free = node.free_mb(path)
         if free is not None and free < needed:
             yield problem(
@@ -132,62 +140,22 @@ def _space(plan: Plan, roots: Roots) -> Iterator[dict]:
 
 
 def _order(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
-    if plan.wish.state != "present" or runner.check_mode:
+    if plan.wish.state != "present" or runner.check_mode or plan.wish.kind not in ("kernels", "nnal"):
         return
-    if plan.wish.kind == "firmware":
-        driver = records.read_driver(roots.ascend, roots.etc)
-        if not driver["complete"]:
-            yield problem(
-                "driver_first", f"there is no whole driver: {driver['reason']}", "the driver that goes with this firmware", "install the driver first",
-            )
-    if plan.wish.kind in ("kernels", "nnal"):
-        cann = records.read_cann(roots.ascend)
-        tree = records.find_tree(cann, plan.wanted or "latest")
-        if tree is None or tree["toolkit_state"] != "installed":
-            there = ", ".join(found["toolkit"] for found in cann["trees"] if found["toolkit"]) or "none"
-            yield problem(
-                "toolkit_first", f"toolkit {plan.wanted} is not installed below {roots.ascend} (installed: {there})",
-                f"the toolkit of the same version, {plan.wanted}", f"install Ascend-cann-toolkit_{plan.wanted} first",
-            )
-
-
-def _users(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
-    wish = plan.wish
-    if wish.kind != "driver" or wish.state != "present" or plan.action == "upgrade":
-        return
-    recorded = plan.before.record.get("user"), plan.before.record.get("group")
-    if all(recorded) and recorded != (wish.username, wish.usergroup):
+    cann = records.read_cann(roots.ascend)
+    tree = records.find_tree(cann, plan.wanted or "latest")
+    if tree is None or tree["toolkit_state"] != "installed":
+        there = ", ".join(found["toolkit"] for found in cann["trees"] if found["toolkit"]) or "none"
         yield problem(
-            "other_user", f"the driver's record in {roots.etc}/ascend_install.info belongs to {recorded[0]}:{recorded[1]}",
-            f"{wish.username}:{wish.usergroup}", f"set install_username: {recorded[0]} and install_usergroup: {recorded[1]}, or uninstall the driver first",
+            "toolkit_first", f"toolkit {plan.wanted} is not installed below {roots.ascend} (installed: {there})",
+            f"the toolkit of the same version, {plan.wanted}", f"install Ascend-cann-toolkit_{plan.wanted} first",
         )
-    if wish.username == "root" and not wish.install_for_all:
-        yield problem("root_user", "install_username is root", "root only with install_for_all: true", "choose HwHiAiUser, or set install_for_all: true")
-    if runner.check_mode or wish.username == "root":
         return
-    groups = node.groups_of(roots.etc, wish.username)
-    if not groups:
+    owner = os.stat(tree["path"]).st_uid
+    if plan.wish.kind == "nnal" and owner != runner.uid and owner != os.geteuid():
         yield problem(
-            "no_user", f"there is no user {wish.username} in {roots.etc}/passwd", f"user {wish.username} in group {wish.usergroup}",
-            f"groupadd -f {wish.usergroup} && useradd -g {wish.usergroup} -d /home/{wish.username} -m -s /bin/bash {wish.username}",
-        )
-    elif wish.usergroup not in groups:
-        yield problem(
-            "not_in_group", f"{wish.username} is in {', '.join(groups)}", f"{wish.username} in group {wish.usergroup}",
-            f"groupadd -f {wish.usergroup} && usermod -aG {wish.usergroup} {wish.username}",
-        )
-
-
-def _busy(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
-    if plan.wish.kind not in HDK_KINDS or plan.before.version is None or plan.wish.force:
-        return
-    found, unused_reason = node.holders(roots.proc, roots.dev, ignore=(os.getpid(),))
-    if found:
-        names = ", ".join(f"{holder['name'] or 'process'} ({holder['pid']})" for holder in found[:8])
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        yield problem(
-            "busy", f"the NPUs are in use by {names}{more}", f"no process on the NPUs while the {plan.wish.kind} is changed",
-            "stop these programs or containers, or set force: true and reboot afterwards", "warning" if runner.check_mode else "error",
+            "toolkit_owner", f"{tree['path']} belongs to uid {owner}, NNAL would be installed by uid {runner.uid}", "one user for toolkit and NNAL",
+            f"install NNAL as uid {owner}",
         )
 
 
@@ -203,7 +171,7 @@ def _record_elsewhere(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict
         )
 
 
-def _uninstaller(plan: Plan, runner: Runner) -> Iterator[dict]:
+def _uninstaller(plan: Plan) -> Iterator[dict]:
     if plan.wish.state == "absent" and not plan.command:
         yield problem(
             "no_uninstaller", f"{plan.reason}, but its uninstall script is gone", "the vendor's script, or the package that was installed",
@@ -211,12 +179,24 @@ def _uninstaller(plan: Plan, runner: Runner) -> Iterator[dict]:
         )
 
 
-def refusals(plan: Plan, roots: Roots, runner: Runner) -> list[dict]:
-    """Every problem of this plan; none when there is nothing to do."""
-    if plan.reason is None:
+def remarks(plan: Plan, roots: Roots) -> list[dict]:
+    """What a node that needs no change should still know."""
+    if plan.wish.kind != "toolkit" or plan.wish.state != "present" or plan.reason is not None:
         return []
+    latest = records.read_cann(roots.ascend)["latest"]
+    if latest and compare(latest, plan.wanted or latest) == 0:
+        return []
+    return [problem(
+        "latest", f"toolkit {plan.wanted} is installed, but latest stands for {latest or 'no installed version'}", f"latest stands for {plan.wanted}",
+        "install the toolkit again once with force: true, which makes latest point to it", "warning",
+    )]
+
+
+def refusals(plan: Plan, roots: Roots, runner: Runner) -> list[dict]:
+    """Every problem of this plan; only remarks when there is nothing to do."""
+    if plan.reason is None:
+        return remarks(plan, roots)
     return [
         *_eula(plan), *_fits(plan, roots, runner), *_downgrade(plan), *_file(plan, runner), *_rights(plan, roots, runner), *_space(plan, roots),
-        *_order(plan, roots, runner), *_users(plan, roots, runner), *_busy(plan, roots, runner), *_record_elsewhere(plan, roots, runner),
-        *_uninstaller(plan, runner),
+        *_order(plan, roots, runner), *driver_checks.refusals(plan, roots, runner), *_record_elsewhere(plan, roots, runner), *_uninstaller(plan),
     ]

@@ -8,6 +8,7 @@ import os
 import shutil
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import node, npu_smi, pci, reboot, records, run
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import problem
 
 _SMI_PLACES = ("/usr/local/bin/npu-smi", "/usr/local/sbin/npu-smi")
 _DRIVER_LIBRARIES = ("lib64", "lib64/common", "lib64/driver")
@@ -54,6 +55,22 @@ def query_smi(chosen: str, timeout: float, driver_path: str, asked: bool = True)
     return result
 
 
+def health_problems(devices: list[dict]) -> list[dict]:
+    """One problem for each chip that npu-smi calls anything but OK."""
+    return [
+        problem(
+            "health", f"NPU {device['npu_id']} chip {device['chip_id']} ({device['name']}, {device['bus_id']}) is in health {device['health']}", "health OK",
+            f"see `npu-smi info -t health -i {device['npu_id']}` and its error code", "warning" if device["health"] == "Warning" else "error",
+        )
+        for device in devices if device["health"] not in ("OK", None)
+    ]
+
+
+def _module_loaded(proc_root: str) -> bool | None:
+    loaded = node.modules(proc_root)
+    return None if loaded is None else bool({"drv_pcie_host", "drv_vpcie"} & set(loaded))
+
+
 def gather(
     sysfs_root: str = "/sys", proc_root: str = "/proc", dev_root: str = "/dev", etc_root: str = "/etc", ascend_root: str = "/usr/local/Ascend",
     state_dir: str = "/var/lib/npuops", npu_smi_path: str = "", npu_smi_timeout: float = 20, query: bool = True, disk_paths: tuple[str, ...] = (),
@@ -61,8 +78,12 @@ def gather(
     """The answer of module npu_info. Whatever cannot be read is None, with a reason beside it; nothing here raises for a broken node."""
     devices, reason = pci.scan(sysfs_root)
     product, family = pci.summary(devices)
-    driver = records.read_driver(ascend_root, etc_root)
-    owed = reboot.owed(state_dir, proc_root)
+    driver = dict(records.read_driver(ascend_root, etc_root), module_loaded=_module_loaded(proc_root))
+    firmware, cann = records.read_firmware(ascend_root), records.read_cann(ascend_root)
+    smi = query_smi(npu_smi_path, npu_smi_timeout, driver["path"] or os.path.join(ascend_root, "driver"), query)
+    # /lib lies beside /etc, on a simulated node too.
+    modules_root = os.path.join(os.path.dirname(os.path.abspath(etc_root)), "lib", "modules")
+    owed = reboot.owed(state_dir, proc_root) or reboot.outdated_module(sysfs_root, proc_root, modules_root)
     return {
         "found": bool(devices),
         "reason": reason,
@@ -72,10 +93,11 @@ def gather(
         "devices": devices,
         "nodes": node.device_nodes(dev_root, etc_root),
         "driver": driver,
-        "firmware": records.read_firmware(ascend_root),
-        "cann": records.read_cann(ascend_root),
+        "firmware": firmware,
+        "cann": cann,
         "nnal": records.read_nnal(ascend_root),
-        "smi": query_smi(npu_smi_path, npu_smi_timeout, driver["path"] or os.path.join(ascend_root, "driver"), query),
+        "smi": smi,
+        "problems": records.pairing_problems(driver, firmware, cann) + health_problems(smi["devices"]),
         "reboot_required": owed is not None,
         "reboot_reason": owed,
         "host": node.host(sysfs_root, proc_root, etc_root),

@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TextIO
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import env, reboot, records
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import archive, env, reboot, records
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import HDK_KINDS
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Installed, Plan, Roots, installed
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.run import kill_group
@@ -24,6 +24,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.versio
 
 _TAIL = 30
 _ERROR_LINE = re.compile(r"\[ERROR\]|ERR_NO|\berror\b|\bfail(ed|ure)?\b|mismatch|not exist|Unrecognized|not permi", re.IGNORECASE)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _REBOOT_LINE = re.compile(r"reboot (is )?needed|reboot now or after", re.IGNORECASE)
 _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -54,6 +55,7 @@ class Result:
     failure: str | None
     log: str | None
     log_tail: list[str]
+    signatures: list[str]
     reboot_reason: str | None
     seconds: float
 
@@ -79,7 +81,7 @@ class _Log:
         self._file = None
 
     def line(self, text: str, judge: bool = True) -> None:
-        text = text.rstrip()
+        text = _COLOURS.sub("", text).rstrip()
         if judge:
             self.tail.append(text)
             if _ERROR_LINE.search(text) and len(self.errors) < 5:
@@ -208,18 +210,35 @@ def _reboot_reason(plan: Plan, rc: int | None, log: _Log) -> str | None:
     return None
 
 
+def _unpack(plan: Plan) -> archive.Unpacked | None:
+    folder = plan.unpack_folder
+    if folder is None or plan.wish.src is None:
+        return None
+    unpacked = archive.unpack(plan.wish.src, plan.wish.kind, folder)
+    if plan.wish.signature_ca:
+        archive.verify(unpacked, plan.wish.signature_ca, plan.wish.signature_ignore_time)
+    return unpacked
+
+
 def carry_out(plan: Plan, roots: Roots, log_dir: str, timeout: float) -> Result:
-    """Run a plan's command and look at the disk. Raises EnvironmentProblem before anything ran, OSError when the state folder cannot be written."""
+    """Run a plan's command and look at the disk.
+
+    Raises EnvironmentProblem or PackageError before anything ran, OSError when the state folder cannot be written.
+    """
     started = time.monotonic()
     environment = _environment(plan, roots)
+    unpacked = _unpack(plan)
+    command = plan.command[:1] + (unpacked.run,) + plan.command[2:] if unpacked else plan.command
     kind, version = plan.wish.kind, plan.wanted or plan.before.version or "unknown"
     owed_before = reboot.read(roots.state)
     if kind == "firmware" and plan.wish.state == "present":
         # Written first: once the chips are flashed, no crash of this program may lose the reboot.
         reboot.owe(roots.state, roots.proc, f"firmware {version} takes effect with a reboot", kind, version)
     log = _Log(os.path.join(log_dir, f"{kind}-{version}-{plan.action}-{time.strftime('%Y%m%dT%H%M%S')}.log"))
-    log.line(f"# {' '.join(plan.command)}", judge=False)
-    rc = _execute(plan.command, environment, log, timeout)
+    log.line(f"# {' '.join(command)}", judge=False)
+    rc = _execute(command, environment, log, timeout)
+    if unpacked:
+        archive.clean(unpacked)
     after = installed(kind, roots, plan.wanted or plan.before.version)
     failure = _failure(plan, rc, timeout, log, _disk_says(plan, after))
     log.line(f"# returned {rc}; {failure or 'on disk as wanted'}", judge=False)
@@ -231,4 +250,5 @@ def carry_out(plan: Plan, roots: Roots, log_dir: str, timeout: float) -> Result:
     elif why:
         reboot.owe(roots.state, roots.proc, why, kind, version)
     tail = list(log.tail) + ([log.note] if log.note else [])
-    return Result(rc, after, failure, log.path, tail, why, round(time.monotonic() - started, 1))
+    signatures = unpacked.signatures if unpacked else []
+    return Result(rc, after, failure, log.path, tail, signatures, why, round(time.monotonic() - started, 1))

@@ -98,7 +98,7 @@ def holders(proc_root: str = "/proc", dev_root: str = "/dev", ignore: tuple[int,
     Without root only one's own processes can be seen.
     """
     found, hidden = [], 0
-    prefix = os.path.join(dev_root, "")
+    node_name = re.compile(f"(?:{re.escape(os.path.join(dev_root, ''))}|/dev/)davinci(?:\\d+|_manager)")
     try:
         pids = [int(name) for name in os.listdir(proc_root) if name.isdigit()]
     except OSError as exc:
@@ -118,12 +118,34 @@ def holders(proc_root: str = "/proc", dev_root: str = "/dev", ignore: tuple[int,
                 target = os.readlink(os.path.join(folder, link))
             except OSError:
                 continue
-            if target.startswith(prefix) and re.fullmatch(r"davinci(\d+|_manager)", target[len(prefix):]):
+            if node_name.fullmatch(target):
                 nodes.add(target)
         if nodes:
             name = (read_text(os.path.join(proc_root, str(pid), "comm"))[0] or "").strip()
             found.append({"pid": pid, "name": name or None, "nodes": sorted(nodes)})
     return found, f"{hidden} processes of other users could not be looked at" if hidden else None
+
+
+def modules(proc_root: str = "/proc") -> list[str] | None:
+    """The names of the loaded kernel modules, or None when they cannot be read."""
+    text = read_text(os.path.join(proc_root, "modules"))[0]
+    return None if text is None else [line.split()[0] for line in text.splitlines() if line.strip()]
+
+
+def packages(var_root: str, names: tuple[str, ...]) -> dict[str, bool] | None:
+    """Which of these packages are installed, after dpkg's own database, or None where there is none (an rpm system)."""
+    # Far larger than a record: a desktop's database has some megabytes.
+    try:
+        with open(os.path.join(var_root, "lib", "dpkg", "status"), encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return None
+    there = set()
+    for paragraph in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and not line.startswith(" "))
+        if fields.get("Status", "").split()[-1:] == ["installed"]:
+            there.add(fields.get("Package"))
+    return {name: name in there for name in names}
 
 
 def boot_id(proc_root: str = "/proc") -> str | None:

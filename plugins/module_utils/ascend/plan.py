@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import records
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import archive, records
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import (
     HDK_KINDS,
     Package,
@@ -36,6 +36,11 @@ class Roots:
     dev: str = "/dev"
     state: str = "/var/lib/npuops"
 
+    @property
+    def var(self) -> str:
+        """Where /var is: beside /etc, on a simulated node too."""
+        return os.path.join(os.path.dirname(os.path.abspath(self.etc)), "var")
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -52,6 +57,10 @@ class Wish:
     accept_eula: bool = False
     sha256: str | None = None
     cxx_abi: int | None = None
+    kernel_modules: str = "build"  # or "prebuilt"
+    signature_ca: str | None = None
+    signature_ignore_time: bool = False
+    npu_smi: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,13 @@ class Plan:
     action: str  # install, upgrade, downgrade, reinstall or remove
     reason: str | None
     command: tuple[str, ...] = ()
+
+    @property
+    def unpack_folder(self) -> str | None:
+        """Where an archive's package must be unpacked to before it runs; None for a .run, and when a script on disk does it."""
+        if self.package is None or self.package.format != "zip" or len(self.command) < 2 or not self.command[1].endswith(".run"):
+            return None
+        return os.path.dirname(self.command[1])
 
     @property
     def wanted(self) -> str | None:
@@ -184,9 +200,9 @@ def _install_path_option(roots: Roots, as_root: bool) -> list[str]:
     return [] if as_root and record.get("Install_Path") else [f"--install-path={roots.ascend}"]
 
 
-def install_command(wish: Wish, action: str, roots: Roots, as_root: bool) -> list[str]:
+def install_command(wish: Wish, run: str, action: str, roots: Roots, as_root: bool) -> list[str]:
     """The vendor's command line. --nox11 and --quiet always: the prompts have no end of file (https://gitcode.com/cann/driver, driver_install.sh)."""
-    command = ["bash", wish.src or "", "--nox11"]
+    command = ["bash", run, "--nox11"]
     if wish.kind == "driver":
         if action == "upgrade":
             # An upgrade takes user, path and access from the record and refuses the options.
@@ -207,36 +223,61 @@ def install_command(wish: Wish, action: str, roots: Roots, as_root: bool) -> lis
     return command + (["--install-for-all"] if wish.install_for_all else [])
 
 
-def remove_command(wish: Wish, before: Installed) -> list[str]:
+def remove_command(wish: Wish, run: str | None, before: Installed) -> list[str]:
     """The vendor's uninstaller on disk, or the package's own option where the script is gone."""
+    force = ["--force"] if wish.force and wish.kind == "driver" else []
     if before.uninstaller:
-        command = ["bash", before.uninstaller]
-        if wish.kind == "driver":
-            command += ["--quiet"] + (["--force"] if wish.force else [])
-        return command
-    return ["bash", wish.src, "--nox11", "--uninstall", "--quiet"] if wish.src else []
+        return ["bash", before.uninstaller] + (["--quiet"] if wish.kind == "driver" else []) + force
+    if run is None:
+        return []
+    # Driver and firmware take --uninstall alone or with --force, and refuse --quiet beside it.
+    return ["bash", run, "--nox11", "--uninstall"] + (force if wish.kind in HDK_KINDS else ["--quiet"])
+
+
+def _run_file(wish: Wish, package: Package | None, roots: Roots) -> tuple[Package | None, str | None]:
+    """The package that will run, and where it will lie. An archive's is unpacked below the state folder.
+
+    The firmware's own version stands only inside the archive of driver and firmware: it is looked up where the archive is there.
+    """
+    if package is None or package.format == "run":
+        return package, wish.src
+    inner = os.path.splitext(package.name)[0] + ".run"
+    if package.kind == "hdk" and wish.src and os.path.isfile(wish.src):
+        inner = archive.find_run(wish.src, wish.kind)
+        found = Package.parse(inner)
+        package = Package(package.name, wish.kind, found.version, found.chip, found.arch, package.format)
+    return package, os.path.join(roots.state, "unpacked", os.path.splitext(package.name)[0], inner)
+
+
+def _absent(wish: Wish, roots: Roots, package: Package | None, run: str | None) -> Plan:
+    version = package.version if package else wish.version
+    before = installed(wish.kind, roots, version)
+    there = before.version is not None or before.partial is not None
+    if there and before.version and version and wish.kind not in HDK_KINDS:
+        # Another version than the one to be removed stays.
+        there = compare(before.version, version) == 0
+    label = f"{wish.kind} {before.version}" if before.version else f"incomplete {wish.kind}"
+    verb = "are" if wish.kind == "kernels" else "is"
+    reason = f"{label} {verb} installed" if there else None
+    return Plan(wish, package, before, "remove", reason, tuple(remove_command(wish, run, before)) if there else ())
 
 
 def make(wish: Wish, roots: Roots, as_root: bool | None = None) -> Plan:
-    """Decide. Raises PackageError when the file's name doesn't tell what is wanted."""
+    """Decide. Raises PackageError when the file's name doesn't tell what is wanted, OSError when an archive cannot be read."""
     as_root = os.geteuid() == 0 if as_root is None else as_root
-    package = Package.of_kind(os.path.basename(wish.src), wish.kind) if wish.src else None
+    package, run = _run_file(wish, Package.of_kind(os.path.basename(wish.src), wish.kind) if wish.src else None, roots)
     if wish.state == "absent":
-        before = installed(wish.kind, roots, package.version if package else wish.version)
-        there = before.version is not None or before.partial is not None
-        if there and wish.kind not in HDK_KINDS and (package or wish.version):
-            # Another version than the one to be removed stays.
-            there = before.version is None or compare(before.version, package.version if package else wish.version or "") == 0
-        label = f"{wish.kind} {before.version}" if before.version else f"incomplete {wish.kind}"
-        verb = "are" if wish.kind == "kernels" else "is"
-        return Plan(wish, package, before, "remove", f"{label} {verb} installed" if there else None, tuple(remove_command(wish, before)) if there else ())
-    if package is None:
+        return _absent(wish, roots, package, run)
+    if package is None or run is None:
         raise PackageError(f"kind={wish.kind} has no src; give the path of the package (its name is enough where nothing has to be installed).")
     before = installed(wish.kind, roots, package.version)
+    if package.kind == "hdk" and wish.kind == "firmware":
+        # Known by the archive's name only: the record tells which HDK the firmware came with.
+        before = replace(before, version=before.record.get("package_version") or before.version)
     reason = reason_to_install(
         wish.kind, package.version, before.version, before.partial, package.chip, None if before.chips is None else list(before.chips), wish.force,
     )
     action = action_of(wish.kind, package.version, before.version, before.partial)
     if reason and wish.kind in HDK_KINDS and action == "install" and before.version:
         action = "reinstall"
-    return Plan(wish, package, before, action, reason, tuple(install_command(wish, action, roots, as_root)) if reason else ())
+    return Plan(wish, package, before, action, reason, tuple(install_command(wish, run, action, roots, as_root)) if reason else ())

@@ -1,13 +1,16 @@
 # Copyright (c) 2026, npuops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A reboot that an installation owes, kept on the node so that it outlives a failed run.
+"""Whether the node waits for a reboot.
 
-<state_dir>/reboot-owed.json holds the boot id at the time of the installation: as long as the node runs that boot, the reboot is owed.
+Two witnesses: a note that an installation leaves, <state_dir>/reboot-owed.json, with the boot id of that time (as long as the node
+runs that boot, the reboot is owed, also after a failed run); and the kernel, where the loaded driver module is another one than the
+installed file (drivers of other hands leave no note).
 """
 from __future__ import annotations
 
 import json
+import mmap
 import os
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.node import boot_id
@@ -32,6 +35,33 @@ def owed(state_dir: str, proc_root: str = "/proc") -> str | None:
     if record is None or not record.get("boot_id") or record["boot_id"] != boot_id(proc_root):
         return None
     return str(record.get("reason") or "an installation asked for it")
+
+
+def _source_version(path: str) -> str | None:
+    """The srcversion that a module file carries in its .modinfo section (a C text "srcversion=…")."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            start = data.find(b"\0srcversion=")
+            end = data.find(b"\0", start + 1)
+            return data[start + len(b"\0srcversion="):end].decode("ascii", "replace") if start >= 0 and end > start else None
+    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+        return None
+
+
+def outdated_module(sysfs_root: str, proc_root: str, modules_root: str) -> str | None:
+    """Why the loaded driver isn't the installed one, or None when it is or nothing can be said (a compressed module, another place)."""
+    for module in ("drv_pcie_host", "drv_vpcie"):
+        loaded = (read_text(os.path.join(sysfs_root, "module", module, "srcversion"))[0] or "").strip()
+        kernel = (read_text(os.path.join(proc_root, "sys", "kernel", "osrelease"))[0] or "").strip()
+        if not loaded or not kernel:
+            continue
+        for folder in ("updates", "updates/dkms", "extra"):
+            installed = _source_version(os.path.join(modules_root, kernel, folder, f"{module}.ko"))
+            if installed and installed != loaded:
+                return f"the loaded kernel module {module} (srcversion {loaded}) is not the installed one ({installed})"
+            if installed:
+                return None
+    return None
 
 
 def owe(state_dir: str, proc_root: str, reason: str, kind: str, version: str | None) -> None:

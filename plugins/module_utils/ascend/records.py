@@ -16,11 +16,15 @@ import os
 import re
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import family
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import version_key
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import problem
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import in_range, version_key
 
 _LIMIT = 1024 * 1024
 _RANGE = re.compile(r"\[([^\[\],]+),([^\[\],]+)\]")
 _STEM = re.compile(r"\[([^\[\],]+)\]")
+# What only an installation leaves; the vendor's uninstaller may forget an empty folder.
+_DRIVER_TRACES = ("lib64", "tools", "script", "kernel", "version.info")
+_FIRMWARE_TRACES = ("script", "tools", "version.info")
 _KERNELS = os.path.join("opp", "built-in", "op_impl", "ai_core", "tbe", "kernel", "config")
 
 
@@ -63,6 +67,10 @@ def _state(version: str | None, reason: str | None, traces: bool) -> str:
     return "partial" if version is not None or traces else "absent"
 
 
+def _has(folder: str, *names: str) -> bool:
+    return any(os.path.lexists(os.path.join(folder, name)) for name in names)
+
+
 def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
     """The driver: version (None with a reason), complete, path, user and group of its device nodes, and what it fits to."""
     record_path = os.path.join(etc_root, "ascend_install.info")
@@ -80,7 +88,7 @@ def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
             reason = f"{path}/version.info has no line Version="
         elif recorded:
             reason = f"{record_path} records a driver in {recorded}, but {path}/version.info is missing: an installation or removal was interrupted"
-        elif os.path.isdir(path):
+        elif _has(path, *_DRIVER_TRACES):
             reason = f"{path} is there without version.info: an installation or removal was interrupted"
         else:
             reason = f"no driver is installed ({path}/version.info is missing)"
@@ -93,9 +101,9 @@ def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
     return {
         "version": version,
         "reason": reason,
-        "state": _state(version, reason, os.path.isdir(path) or bool(recorded)),
+        "state": _state(version, reason, bool(recorded) or _has(path, *_DRIVER_TRACES)),
         "inner_version": (info or {}).get("Innerversion"),
-        "path": path if version or os.path.isdir(path) else None,
+        "path": path if version or _has(path, *_DRIVER_TRACES) else None,
         "complete": version is not None and reason is None,
         "user": pairs.get("UserName"),
         "group": pairs.get("UserGroup"),
@@ -115,14 +123,14 @@ def read_firmware(ascend_root: str) -> dict:
     if version is None:
         if info is not None:
             reason = f"{path} has no line Version="
-        elif os.path.isdir(os.path.dirname(path)):
+        elif _has(os.path.dirname(path), *_FIRMWARE_TRACES):
             reason = f"{os.path.dirname(path)} is there without version.info: an installation or removal was interrupted"
         else:
             reason = f"no firmware is installed ({path} is missing)"
     return {
         "version": version,
         "reason": reason,
-        "state": _state(version, reason, os.path.isdir(os.path.dirname(path))),
+        "state": _state(version, reason, _has(os.path.dirname(path), *_FIRMWARE_TRACES)),
         "package_version": (info or {}).get("package_version"),
         "compatible_drivers": ranges((info or {}).get("compatible_version_drv")),
     }
@@ -304,3 +312,40 @@ def read_nnal(ascend_root: str) -> dict:
         "version": version, "path": os.path.realpath(latest) if version else None, "reason": reason,
         "state": _state(version, reason, bool(versions)), "complete": version is not None and reason is None, "cxx_abis": abis, "versions": versions,
     }
+
+
+def pairing_problems(driver: dict, firmware: dict, cann: dict) -> list[dict]:
+    """Installed versions that do not work together, after what they say themselves.
+
+    Driver and firmware name ranges of each other; of CANN and driver, the inner version's stem of one must stand in the other's list.
+    """
+    problems = []
+    fits = driver["compatible_firmware"]
+    drivers = firmware["compatible_drivers"]
+    if driver["version"] and firmware["version"]:
+        if fits and not in_range(firmware["version"], *fits):
+            problems.append(problem(
+                "pair_firmware", f"driver {driver['version']} works with firmware {fits[0]} to {fits[1]}, firmware {firmware['version']} is installed",
+                "driver and firmware of one HDK", "install the firmware that came with the driver", "warning",
+            ))
+        elif drivers and not any(in_range(driver["version"], low, high) for low, high in drivers):
+            known = ", ".join(low for low, unused_high in drivers)
+            problems.append(problem(
+                "pair_driver", f"firmware {firmware['version']} works with drivers {known}, {driver['version']} is installed",
+                "driver and firmware of one HDK", "install the driver that came with the firmware", "warning",
+            ))
+    for tree in cann["trees"]:
+        stem, other = _stem(driver["inner_version"]), _stem(tree["inner_version"])
+        told = bool(driver["compatible_version"] or tree["compatible_version"])
+        if stem and other and told and stem not in tree["compatible_version"] and other not in driver["compatible_version"]:
+            problems.append(problem(
+                "pair_cann", f"CANN {tree['version']} ({other}) and driver {driver['version']} ({stem}) name each other in neither's compatible_version",
+                "a driver that this CANN works with", "upgrade the driver to the HDK that goes with this CANN", "warning",
+            ))
+    return problems
+
+
+def _stem(inner_version: str | None) -> str | None:
+    """V100R001C21 of V100R001C21SPC002B220."""
+    match = re.match(r"V\d+R\d+C\d+", inner_version or "")
+    return match.group(0) if match else None
