@@ -90,8 +90,7 @@ class DigestModel:
 
 def make(model: LoadedModel):
     """The model that answers: forward.py's with numpy, else the digest."""
-    numpy = find_numpy()
-    if numpy is None:
+    if find_numpy() is None:
         return DigestModel(model)
     # numpy is in sys.modules now, the real one.
     from . import forward

@@ -18,19 +18,15 @@ from .contract import LoadedModel
 GGML_BLOCKS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: ("Q8_0", 32, 34), 12: ("Q4_K", 256, 144), 14: ("Q6_K", 256, 210)}
 
 
-class OperatorError(RuntimeError):
-    """An operator of the NPU refused its arguments."""
-
-
 def check(model: LoadedModel, torch_npu, dtype: str) -> None:
     """Raises on the first thing that the operators would stumble over."""
     if not os.environ.get("ATB_HOME_PATH"):
         raise OSError("libatb.so: cannot open shared object file: No such file or directory")
     if not model.loader.quantized:
-        raise OperatorError("call aclnnQuantMatmulV4 failed, detail: simulated: deq_scale is FLOAT, not INT64 or UINT64: config.json has "
+        raise RuntimeError("call aclnnQuantMatmulV4 failed, detail: simulated: deq_scale is FLOAT, not INT64 or UINT64: config.json has "
                             f"quantize {model.config.get('quantize')!r}, so nothing was converted for the W8A8 operators")
     if dtype != "float16":
-        raise OperatorError(f"simulated: expected scalar type Half but found {dtype}: config.json has torch_dtype {dtype!r}, "
+        raise RuntimeError(f"simulated: expected scalar type Half but found {dtype}: config.json has torch_dtype {dtype!r}, "
                             "the W8A8 operators compute in float16")
     for name in startup.PRIVATE_OPERATORS:
         if not hasattr(torch_npu, name):
@@ -41,7 +37,7 @@ def check(model: LoadedModel, torch_npu, dtype: str) -> None:
         for part in ("gate", "up", "down"):
             _check_experts(model, f"blk.{number}.ffn_{part}_exps", part)
     if model.architecture == "DeepseekV2ForCausalLM":
-        raise OperatorError("simulated: the router has no e_score_correction_bias: config.json has architectures DeepseekV2ForCausalLM")
+        raise RuntimeError("simulated: the router has no e_score_correction_bias: config.json has architectures DeepseekV2ForCausalLM")
 
 
 def _check_linear(model: LoadedModel, key: str, kind: str) -> None:
@@ -54,14 +50,14 @@ def _check_linear(model: LoadedModel, key: str, kind: str) -> None:
         raise TypeError(f"{operator}(): argument '{argument}' must be Tensor, not NoneType (simulated: {key} has no "
                         f"{'deq_scale' if attention else 'weight_scale'})")
     if weight.dtype != "I8":
-        raise OperatorError(f"call aclnnQuantMatmulV4 failed, detail: simulated: {key}.weight is {weight.dtype}, not I8")
+        raise RuntimeError(f"call aclnnQuantMatmulV4 failed, detail: simulated: {key}.weight is {weight.dtype}, not I8")
     rows = weight.shape[0]
     lengths = ({"deq_scale": rows, "quant_bias": rows, "input_scale": 1, "input_offset": 1} if kind == "static"
                else {"weight_scale": rows, "weight_offset": rows})
     for suffix, length in lengths.items():
         found = model.tensors[f"{key}.{suffix}"].elements
         if found != length:
-            raise OperatorError(f"call aclnnQuantMatmulV4 failed, detail: simulated: {key}.{suffix} has {found} elements, "
+            raise RuntimeError(f"call aclnnQuantMatmulV4 failed, detail: simulated: {key}.{suffix} has {found} elements, "
                                 f"the operator expects {length}")
 
 
@@ -69,7 +65,7 @@ def _check_experts(model: LoadedModel, key: str, part: str) -> None:
     config = model.config
     ggml_type = model.types[key]
     if ggml_type not in GGML_BLOCKS:
-        raise OperatorError(f"simulated: {key}.ggml_type is {ggml_type}; the simulated experts know "
+        raise RuntimeError(f"simulated: {key}.ggml_type is {ggml_type}; the simulated experts know "
                             + ", ".join(f"{number} {block[0]}" for number, block in sorted(GGML_BLOCKS.items())))
     _, elements, size = GGML_BLOCKS[ggml_type]
     rows, columns = config["moe_intermediate_size"], config["hidden_size"]
@@ -78,7 +74,7 @@ def _check_experts(model: LoadedModel, key: str, part: str) -> None:
     expected = config["n_routed_experts"] * rows * (columns // elements) * size
     found = model.tensors[key + ".weight"].size
     if found != expected:
-        raise OperatorError(f"simulated: {key}.weight has {found} bytes, {config['n_routed_experts']} experts of {rows} x {columns} "
+        raise RuntimeError(f"simulated: {key}.weight has {found} bytes, {config['n_routed_experts']} experts of {rows} x {columns} "
                             f"{GGML_BLOCKS[ggml_type][0]} have {expected}: the CPU's expert code would read past the end (Segmentation fault)")
 
 
@@ -93,9 +89,9 @@ def check_graph() -> None:
         with open(library, "rb") as stream:
             replaced = GRAPH_MARK in stream.read()
     except OSError as error:
-        raise OperatorError(f"simulated: NPU graph capture cannot read {library}: {error.strerror}")
+        raise RuntimeError(f"simulated: NPU graph capture cannot read {library}: {error.strerror}")
     if not replaced:
-        raise OperatorError(f"simulated: NPU graph capture failed: {library} is the toolkit's own and cannot record a host callback; "
+        raise RuntimeError(f"simulated: NPU graph capture failed: {library} is the toolkit's own and cannot record a host callback; "
                             "it is not the libruntime.so of ktransformers/util/npu_graph_so")
 
 

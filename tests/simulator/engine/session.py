@@ -28,7 +28,7 @@ class Session:
     def load(self, model_path, gguf_path, rule_path, graph, tp: int = 1) -> None:
         self.graph = bool(graph)
         startup.check_switches(False)
-        self.rank, self.world = startup.process_group(tp)
+        self.rank, self.world = startup.process_group(self.torch_npu, tp)
         self.tp = tp
         self.tokenizer = model_folder.read_tokenizer(model_path)
         self.config = model_folder.read_config(model_path)
@@ -45,6 +45,8 @@ class Session:
         weights = loader.GGUFLoader(gguf_path, self.config.get("quantize"))
         self.model = contract.load(self.config, self.architecture, weights, self.rank, os.getenv("USE_MERGE", "0"))
         self.generation = model_folder.read_generation_config(model_path)
+        if answers.find_numpy() is None:
+            print(f"{startup.NAME}: {answers.DigestModel.words}", flush=True)
         if self.rank == 0:
             print(f"model={self.architecture}(\n  (model): KDeepseekV2Model(simulated, {self.config['num_hidden_layers']} layers, "
                   f"{len(self.model.tensors)} tensors)\n  (lm_head): KTransformersLinearW8A8A2()\n)", flush=True)
@@ -69,8 +71,6 @@ class Session:
         first_prompt.check(self.model, self.torch_npu, self.dtype)
         if self.engine is None:
             self.engine = answers.make(self.model)
-            if isinstance(self.engine, answers.DigestModel):
-                print(f"{startup.NAME}: {answers.DigestModel.words}", flush=True)
         self.prompts += 1
         yield from answers.generate(self.engine, self.tokenizer, prompt, max_new_tokens)
 

@@ -99,10 +99,11 @@ def check_switches(graph: bool) -> None:
         raise RuntimeError("Do not support TASK_QUEUE_ENABLE = 2 during NPU graph capture, please export TASK_QUEUE_ENABLE=1/0.")
 
 
-def process_group(tp: int) -> tuple:
+def process_group(torch_npu, tp: int) -> tuple:
     """(rank, world size) from torchrun's environment; prints the two lines that tell that the group is up."""
     os.environ["MASTER_ADDR"] = "localhost"
     rank, world = int(os.getenv("LOCAL_RANK", "0")), int(os.getenv("WORLD_SIZE", "1"))
+    torch_npu.npu.set_device(rank)
     groups = world // tp
     print(f"start to init process group ------rank is {rank}, world_size is {world}", flush=True)
     print(f"init process group success ------rank is {rank}, world_size is {world}", flush=True)

@@ -19,8 +19,7 @@ import numpy
 import pytest
 
 from tests.simulator.engine import contract, forward, ggml, loader
-
-from .engine import merging
+from tests.unit.simulator.engine import merging
 
 LIKE = 0.95
 GENERATOR = numpy.random.default_rng(5)
