@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Changes that a source tree needs on this architecture, as an overlay: the originals are kept, and come back on request.
 
-The guide copies five files of `for_arm/` over others and comments a requirement out. Both are data here: replacements and comments.
-A tree that no longer has the source of a replacement (the public branches have merged them) is left as it is.
+The guide copies five files of `for_arm/` over others and comments a requirement out. Both are data here: replacements and edits, each
+for one machine (as `uname -m` says it) or for all. A tree that no longer has the source of a replacement, or the line of an edit (the
+public branches have merged them), is left as it is.
 """
 from __future__ import annotations
 
@@ -67,15 +68,22 @@ def read_record(tree: str) -> Dict[str, Dict[str, Any]]:
         raise OverlayError(f"{tree}/{FOLDER}/{RECORD} is damaged; lay the source tree again.")
 
 
-def commented(text: bytes, pattern: str) -> bytes:
-    """`text` with `#` before every line that matches; a line that is a comment already does not match a pattern of a requirement."""
-    expression = re.compile(pattern.encode())
-    lines = text.split(b"\n")
-    return b"\n".join(b"#" + line if expression.search(line) else line for line in lines)
+def edited(text: bytes, pattern: str, replacement: str) -> bytes:
+    """`text` with the regular expression replaced in every line. Raises OverlayError for an expression that is none."""
+    try:
+        expression = re.compile(pattern.encode())
+        return b"\n".join(expression.sub(replacement.encode(), line) for line in text.split(b"\n"))
+    except re.error as exc:
+        raise OverlayError(f"'{pattern}' with '{replacement}' is no edit of a line ({exc}); correct the overlay.")
 
 
-def plan(tree: str, replacements: Sequence[Mapping[str, str]], comments: Sequence[Mapping[str, str]]) -> List[Change]:
+def for_machine(entries: Sequence[Mapping[str, Any]], machine: str) -> List[Mapping[str, Any]]:
+    return [one for one in entries if not one.get("machine") or one["machine"] == machine]
+
+
+def plan(tree: str, replacements: Sequence[Mapping[str, Any]], edits: Sequence[Mapping[str, Any]], machine: str) -> List[Change]:
     """Every file that the overlay is about, and what it should be. Raises OverlayError where somebody else changed such a file."""
+    replacements, edits = for_machine(replacements, machine), for_machine(edits, machine)
     record = read_record(tree)
     wanted: Dict[str, bytes] = {}
     reasons: Dict[str, str] = {}
@@ -85,16 +93,16 @@ def plan(tree: str, replacements: Sequence[Mapping[str, str]], comments: Sequenc
             wanted[one["dest"]] = data
             reasons[one["dest"]] = f"replaced by {one['src']}"
     changes = []
-    for path in sorted({one["dest"] for one in replacements} | {one["path"] for one in comments} | set(record)):
+    for path in sorted({one["dest"] for one in replacements} | {one["path"] for one in edits} | set(record)):
         now = _read(inside(tree, path))
         original = _original(tree, path, now, record.get(path))
-        for one in comments:
+        for one in edits:
             if one["path"] == path and original is not None:
                 text = wanted.get(path, original)
-                new = commented(text, one["pattern"])
+                new = edited(text, one["pattern"], one["replacement"])
                 if new != text:
                     wanted[path] = new
-                    reasons[path] = reasons.get(path) or f"a line that matches {one['pattern']} is commented out"
+                    reasons[path] = reasons.get(path) or f"{one['pattern']} is replaced by {one['replacement']}"
         if path in wanted or path in record:
             changes.append(Change(path, reasons.get(path, "not needed any more"), now, original, wanted.get(path)))
     return changes

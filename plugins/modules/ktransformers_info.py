@@ -49,7 +49,10 @@ options:
         description: The file that it replaces, relative to the tree.
         type: str
         required: true
-  comments:
+      machine:
+        description: Machine that this is for.
+        type: str
+  edits:
     description: See M(npuops.ktransformers.ktransformers_overlay).
     type: list
     elements: dict
@@ -60,14 +63,16 @@ options:
         type: str
         required: true
       pattern:
-        description: Regular expression of the lines.
+        description: Regular expression of what is replaced in a line.
         type: str
         required: true
-  overlay_architectures:
-    description: Machines, as C(uname -m) says them, that need the overlay.
-    type: list
-    elements: str
-    default: [aarch64]
+      replacement:
+        description: What stands in its place.
+        type: str
+        required: true
+      machine:
+        description: Machine that this is for.
+        type: str
   python:
     description: Interpreter of the engine's environment.
     type: path
@@ -88,6 +93,10 @@ options:
     type: path
   build_dir:
     description: The job folder of the build.
+    type: path
+    required: true
+  build_stamp:
+    description: File in which the role notes what a build that succeeded was made of.
     type: path
     required: true
   smoke_dir:
@@ -125,6 +134,7 @@ EXAMPLES = r"""
     rule: ktransformers/optimize/optimize_rules/DeepSeek-V3-Chat-800IA2-npu.yaml
     python: /opt/miniconda3/envs/py311/bin/python
     build_dir: /var/lib/npuops/jobs/ktransformers-build
+    build_stamp: /var/lib/npuops/ktransformers/build.json
     smoke_dir: /var/lib/npuops/jobs/ktransformers-smoke
   register: engine
 """
@@ -161,9 +171,9 @@ engine:
       description: Folder of the tree with the capture plugin for this architecture, or null.
       type: str
     overlay:
-      description: Files that the overlay has still to change, and whether this architecture needs it at all.
+      description: Files that the overlay has still to change.
       type: dict
-      sample: {needed: true, pending: [setup.py]}
+      sample: {pending: [setup.py]}
     environment:
       description: Python, torch_npu, and what was built, as the environment has them.
       type: dict
@@ -171,7 +181,10 @@ engine:
       description: Version of the active toolkit and checksum of its libruntime.so, or null.
       type: dict
     build:
-      description: What the build depends on (RV(ignore:key)), and the state of the last one (RV(ignore:state), RV(ignore:log)).
+      description:
+        - What the build depends on (RV(ignore:key)), whether that is what the environment has (RV(ignore:current)) or why not
+          (RV(ignore:reason)), whether a finished job has to be forgotten first (RV(ignore:stale)), and the note to be made of it
+          (RV(ignore:stamp)).
       type: dict
     digests:
       description: What a running engine depends on. SHA-256 of the environment file, of libruntime.so, of the weights' manifest, and the build.
@@ -180,18 +193,24 @@ engine:
       description: State and result of the last smoke test, and RV(ignore:digest) of what it was made with.
       type: dict
     unit:
-      description: State of the unit, whether systemd has to read it again, and when it was started (seconds of the clock that does not jump).
+      description: State of the unit, and whether its files are newer than its start. Empty without systemd.
       type: dict
     user:
       description: Whether the user exists, and its groups.
       type: dict
     files:
-      description: SHA-256 and mode of each file asked for, null for one that is not there.
+      description: SHA-256 and mode of each file asked for, with a blank between them. Empty for one that is not there.
       type: dict
     devices:
       description: Device nodes of the NPUs.
       type: list
       elements: str
+    layers:
+      description: Number of layers that the model has, 0 when there are no weights yet.
+      type: int
+    architecture:
+      description: Machine, as C(uname -m) says it.
+      type: str
     cores:
       description: Physical cores of the node.
       type: int
@@ -206,6 +225,7 @@ import platform
 import pwd
 import re
 import stat
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.npuops.ktransformers.plugins.module_utils import engine_source, graph_sink, job, overlay
@@ -231,20 +251,14 @@ def look_at_tree(params, machine):
     if not os.path.isdir(tree):
         return {"found": False, "reason": f"{params['source']} is not there yet", "tree": tree, "commit": None, "digest": None, "server": False,
                 "problems": [], "rule": engine_source.rule_path(tree, params["rule"]), "plugin_path": None,
-                "overlay": {"needed": False, "pending": [], "digest": overlay.digest([])}}
-    record = {}
-    try:
-        # Laid by source_tree, which notes beside the tree what it is.
-        with open(tree + ".json", encoding="utf-8") as stream:
-            record = json.load(stream)
-    except (OSError, ValueError):
-        pass
+                "overlay": {"pending": [], "digest": overlay.digest([])}}
+    # Laid by source_tree, which notes beside the tree what it is.
+    record = read_json(tree + ".json") or {}
     server = params["server_module"]
     problems = engine_source.look(tree, params["chat_module"], server or None, params["rule"], params["build"])
-    needed = machine in params["overlay_architectures"]
     changes = []
     try:
-        changes = overlay.plan(tree, params["replacements"] if needed else [], params["comments"] if needed else [])
+        changes = overlay.plan(tree, params["replacements"], params["edits"], machine)
     except OverlayError as exc:
         problems.append(engine_source.problem("overlay", str(exc), "a tree whose overlay is as it was laid", "see the message"))
     folder = os.path.join(tree, graph_sink.SOURCE_FOLDERS.get(machine, "-"))
@@ -253,7 +267,7 @@ def look_at_tree(params, machine):
         "server": bool(server) and engine_source.module_file(tree, server) is not None, "problems": problems,
         "rule": engine_source.rule_path(tree, params["rule"]),
         "plugin_path": folder if graph_sink.find_plugin(folder) else None,
-        "overlay": {"needed": needed, "pending": [change.path for change in changes if change.pending], "digest": overlay.digest(changes)},
+        "overlay": {"pending": [change.path for change in changes if change.pending], "digest": overlay.digest(changes)},
     }
 
 
@@ -274,17 +288,53 @@ def build_key(engine, build):
             f"torch_npu {npu.get('version')} {npu.get('record')}", f"cann {cann.get('version')} {cann.get('identity')}", f"build {' '.join(build)}"]
 
 
-def look_at_unit(module, name):
-    """Properties of the unit by systemctl; {} where there is no systemd to ask."""
+def read_json(path):
+    """What a JSON file holds, None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError):
+        return None
+
+
+def look_at_build(engine, params):
+    """Whether the environment has what the key stands for: noted after a build that went well, and the same files since."""
+    key = build_key(engine, params["build"])
+    built = engine["environment"]["ktransformers"]
+    stamp = read_json(params["build_stamp"]) or {}
+    state = short(job.status(params["build_dir"]))
+    if built is None or not engine["environment"]["extension"]:
+        reason = "the environment has no KTransformers"
+    elif stamp.get("key") != key:
+        changed = [new for new in key if new not in (stamp.get("key") or [])]
+        reason = f"the environment has another build: {', '.join(line.split(' ')[0] for line in changed)} changed" if stamp else "nobody noted its build"
+    elif stamp.get("record") != built["record"]:
+        reason = "KTransformers was installed by somebody else since"
+    else:
+        reason = None
+    # A job that is done is not done again by itself, although what it made is gone.
+    stale = state["state"] == "done" and reason is not None and (built is None or stamp.get("key") == key)
+    return dict(state, key=key, current=reason is None, reason=reason, stale=stale, stamp={"key": key, "record": (built or {}).get("record")})
+
+
+def look_at_unit(module, name, files):
+    """Properties of the unit by systemctl; {} where there is no systemd to ask.
+
+    stale: one of its files was written after it was started, by a run that ended before it started the unit again.
+    """
     command = module.get_bin_path("systemctl")
     if not name or command is None:
         return {}
     code, out, _err = module.run_command([command, "show", name, "--property=" + ",".join(UNIT_PROPERTIES)], environ_update={"LC_ALL": "C"})
     values = dict(line.partition("=")[::2] for line in out.splitlines()) if code == 0 else {}
-    started = values.get("ExecMainStartTimestampMonotonic", "0")
+    if not values:
+        return {}
+    started = int(values.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
+    ago = time.clock_gettime(time.CLOCK_MONOTONIC) - started
+    newest = max([os.stat(path).st_mtime for path in files if os.path.exists(path)] or [0])
     return {"load_state": values.get("LoadState"), "state": values.get("ActiveState"), "sub_state": values.get("SubState"),
-            "enabled": values.get("UnitFileState") == "enabled", "result": values.get("Result"), "needs_reload": values.get("NeedDaemonReload") == "yes",
-            "started": int(started) / 1e6 if started.isdigit() else 0.0} if values else {}
+            "enabled": values.get("UnitFileState") == "enabled", "result": values.get("Result"),
+            "stale": values.get("NeedDaemonReload") == "yes" or (started > 0 and newest > time.time() - ago)}
 
 
 def look_at_user(name):
@@ -300,10 +350,15 @@ def look_at_user(name):
 
 def look_at_file(path):
     try:
-        status = os.stat(path)
+        return f"{sha256_of(path)} {stat.S_IMODE(os.stat(path).st_mode):04o}"
     except OSError:
-        return None
-    return {"sha256": sha256_of(path), "mode": f"{stat.S_IMODE(status.st_mode):04o}"}
+        return ""
+
+
+def layers_of(model_path):
+    """Number of the model's layers, 0 when its config.json does not say."""
+    layers = (read_json(os.path.join(model_path or "", "config.json")) or {}).get("num_hidden_layers")
+    return layers if isinstance(layers, int) else 0
 
 
 def read_text(path):
@@ -333,21 +388,21 @@ def gather(module):
     engine = look_at_tree(params, machine)
     engine["environment"] = engine_source.environment(params["python"])
     engine["cann"] = look_at_cann(params["ascend_root"])
-    key = build_key(engine, params["build"])
-    engine["build"] = dict(short(job.status(params["build_dir"])), key=key)
-    built = engine["environment"]["ktransformers"] or {}
+    engine["build"] = look_at_build(engine, params)
     engine["digests"] = {
         "env": sha256_of(params["env_file"]) if params["env_file"] else None,
-        "build": built.get("record"),
+        "build": engine["build"]["stamp"]["record"],
         "libruntime": (engine["cann"] or {}).get("libruntime"),
         "weights": sha256_of(os.path.join(params["model_path"], MANIFEST)) if params["model_path"] else None,
     }
     engine["smoke"] = short(job.status(params["smoke_dir"]))
-    engine["unit"] = look_at_unit(module, params["unit"])
+    engine["unit"] = look_at_unit(module, params["unit"], params["files"])
     engine["user"] = look_at_user(params["user"])
     engine["files"] = {path: look_at_file(path) for path in params["files"]}
     engine["devices"] = sorted(path for pattern in DEVICES for path in glob.glob(os.path.join(params["dev_root"], pattern))
                                if re.fullmatch(r"davinci\d+|[a-z_]+", os.path.basename(path)))
+    engine["architecture"] = machine
+    engine["layers"] = layers_of(params["model_path"])
     engine["cores"] = physical_cores()
     return engine
 
@@ -361,15 +416,18 @@ def main():
             "server_module": {"type": "str", "default": ""},
             "rule": {"type": "str", "required": True},
             "build": {"type": "list", "elements": "str", "default": []},
-            "replacements": dict(change, options={"src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}}),
-            "comments": dict(change, options={"path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True}}),
-            "overlay_architectures": {"type": "list", "elements": "str", "default": ["aarch64"]},
+            "replacements": dict(change, options={
+                "src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}, "machine": {"type": "str"}}),
+            "edits": dict(change, options={
+                "path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True},
+                "replacement": {"type": "str", "required": True}, "machine": {"type": "str"}}),
             "python": {"type": "path", "required": True},
             "ascend_root": {"type": "path", "default": "/usr/local/Ascend"},
             "dev_root": {"type": "path", "default": "/dev"},
             "env_file": {"type": "path"},
             "model_path": {"type": "path"},
             "build_dir": {"type": "path", "required": True},
+            "build_stamp": {"type": "path", "required": True},
             "smoke_dir": {"type": "path", "required": True},
             "unit": {"type": "str", "default": ""},
             "user": {"type": "str", "default": ""},

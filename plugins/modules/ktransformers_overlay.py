@@ -33,8 +33,11 @@ options:
         description: The file that it replaces, relative to the tree.
         type: str
         required: true
-  comments:
-    description: Lines that are commented out with C(#).
+      machine:
+        description: Machine, as C(uname -m) says it, that this is for. All machines without it.
+        type: str
+  edits:
+    description: Lines that are changed. They are read from the original, so that an edit is never made twice.
     type: list
     elements: dict
     default: []
@@ -44,9 +47,16 @@ options:
         type: str
         required: true
       pattern:
-        description: Regular expression that such a line matches, and its commented form does not.
+        description: Regular expression of what is replaced in a line.
         type: str
         required: true
+      replacement:
+        description: What stands in its place. C(\1) is the first group of O(edits[].pattern).
+        type: str
+        required: true
+      machine:
+        description: Machine, as C(uname -m) says it, that this is for. All machines without it.
+        type: str
   state:
     description: Lay the overlay over the tree, or bring the originals back.
     type: str
@@ -70,9 +80,12 @@ EXAMPLES = r"""
     replacements:
       - src: for_arm/CMakeLists.txt
         dest: csrc/ktransformers_ext/CMakeLists.txt
-    comments:
+        machine: aarch64
+    edits:
       - path: requirements-local_chat.txt
-        pattern: ^\s*cpufeature\s*$
+        pattern: ^(\s*cpufeature\s*)$
+        replacement: '#\1'
+        machine: aarch64
 """
 
 RETURN = r"""
@@ -89,6 +102,7 @@ digest:
 """
 
 import os
+import platform
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.npuops.ktransformers.plugins.module_utils import overlay
@@ -107,7 +121,7 @@ def run(module):
             return {"changed": False, "files": [], "digest": overlay.digest([])}
         raise OverlayError(f"{params['path']} is no source tree; lay it first, with the entry point source of the role ktransformers.")
     present = params["state"] == "present"
-    changes = overlay.plan(tree, params["replacements"] if present else [], params["comments"] if present else [])
+    changes = overlay.plan(tree, params["replacements"] if present else [], params["edits"] if present else [], platform.machine())
     pending = [change for change in changes if change.pending]
     if not module.check_mode:
         overlay.apply(tree, changes)
@@ -125,9 +139,10 @@ def main():
         argument_spec={
             "path": {"type": "path", "required": True},
             "replacements": {"type": "list", "elements": "dict", "default": [], "options": {
-                "src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}}},
-            "comments": {"type": "list", "elements": "dict", "default": [], "options": {
-                "path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True}}},
+                "src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}, "machine": {"type": "str"}}},
+            "edits": {"type": "list", "elements": "dict", "default": [], "options": {
+                "path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True},
+                "replacement": {"type": "str", "required": True}, "machine": {"type": "str"}}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,

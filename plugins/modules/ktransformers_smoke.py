@@ -128,8 +128,10 @@ def work_for(module):
     """The work as a function of its progress, with all it needs at hand: the module's own files may be gone meanwhile."""
     params = dict(module.params)
     if params["command"]:
-        return lambda progress: smoke.ask_terminal(params["job_dir"], params["command"], params["prompt"], params["expect"], params["timeout"],
-                                                   params["layers"], progress, params["environment"])
+        def ask(progress):
+            return smoke.ask_terminal(params["job_dir"], params["command"], params["prompt"], params["expect"], params["timeout"], params["layers"],
+                                      progress, params["environment"])
+        return lambda progress: dict(ask(progress), made_with=params["digest"])
     systemctl, journalctl = (module.get_bin_path(name) if params["unit"] else None for name in ("systemctl", "journalctl"))
 
     def output(command):
@@ -141,8 +143,11 @@ def work_for(module):
     def log():
         return output([journalctl, "--unit", params["unit"], "--lines", "400", "--output", "cat", "--no-pager"]) if journalctl else ""
 
-    return lambda progress: smoke.ask_server(params["host"], params["port"], params["model"], params["prompt"], params["expect"], params["max_tokens"],
-                                             params["timeout"], params["layers"], progress, alive, log)
+    def ask_server(progress):
+        return smoke.ask_server(params["host"], params["port"], params["model"], params["prompt"], params["expect"], params["max_tokens"],
+                                params["timeout"], params["layers"], progress, alive, log)
+
+    return lambda progress: dict(ask_server(progress), made_with=params["digest"])
 
 
 def answer_of(state):
