@@ -113,7 +113,7 @@ def why_not(answer: Optional[Answer], expect: str, output: str, seconds: float, 
     """Why the smoke test did not pass, as one sentence, or None when it did."""
     if answer is None:
         if timed_out:
-            return f"no answer came within {seconds:.0f} seconds; look at the log, or raise the time limit."
+            return f"no answer came within {seconds:.0f} seconds; look at the log, or raise the time limit"
         return explained("the engine ended without an answer", output)
     if not answer.text:
         return explained("the answer is empty", output)
@@ -125,6 +125,6 @@ def why_not(answer: Optional[Answer], expect: str, output: str, seconds: float, 
 def explained(fact: str, output: str) -> str:
     cause = find_cause(output)
     if cause:
-        return f"{fact}: {cause.cause}; {cause.remedy}."
+        return f"{fact}: {cause.cause}; {cause.remedy}"
     last = [line for line in output.splitlines() if line.strip() and not line.startswith("EOFError")]
     return f"{fact}; its last line is: {last[-1].strip() if last else 'nothing at all'}"

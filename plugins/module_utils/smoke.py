@@ -52,7 +52,7 @@ def ask_terminal(folder: str, command: List[str], prompt: str, expect: str, time
     return _judge(engine_output.parse_answer(stdout), expect, everything, time.monotonic() - began, timed_out)
 
 
-def _watch(process: "subprocess.Popen[bytes]", path: str, until: float, layers: int, progress: Progress) -> bool:
+def _watch(process: subprocess.Popen[bytes], path: str, until: float, layers: int, progress: Progress) -> bool:
     """Wait for the process, or for a whole answer, or until `until`; returns whether time ran out."""
     answered_at = None
     while process.poll() is None:
@@ -71,7 +71,7 @@ def _watch(process: "subprocess.Popen[bytes]", path: str, until: float, layers: 
     return False
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt it as Ctrl-C would, and kill what does not listen, with all of its processes."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
@@ -101,7 +101,7 @@ def ask_server(host: str, port: int, model: str, prompt: str, expect: str, max_t
         if not alive():
             raise JobError(engine_output.explained("the service has ended", log()), {"log_tail": log().splitlines()[-TAIL:]})
         if time.monotonic() - began > timeout:
-            raise JobError(f"port {port} of {host} did not open within {timeout:.0f} seconds; look at the service's log, or raise the time limit.",
+            raise JobError(f"port {port} of {host} did not open within {timeout:.0f} seconds; look at the service's log, or raise the time limit",
                            {"log_tail": log().splitlines()[-TAIL:]})
         loaded = engine_output.loaded_layers(log())
         progress.update(min(loaded, layers) if layers else loaded, layers or None, "loading the weights", "layers")

@@ -71,6 +71,9 @@ options:
     type: bool
     default: true
 attributes:
+  action:
+    support: full
+    description: Has a plugin that runs on the controller, for the progress.
   check_mode:
     support: full
     description: Says whether the question would be asked.
@@ -188,7 +191,7 @@ def main():
         module.fail_json(msg=str(exc), answer=None, job=job.status(params["job_dir"]))
     changed = state.pop("started_here")
     if state["state"] in ("failed", "interrupted"):
-        module.fail_json(msg=f"The smoke test failed: {state['error']} Its log: {state['log']}", answer=answer_of(state),
+        module.fail_json(msg=f"the smoke test of the model failed: {state['error']}; its log is {state['log']}", answer=answer_of(state),
                          log_tail=(state.get("result") or {}).get("log_tail", []), job=state)
     module.exit_json(changed=changed, answer=answer_of(state), job=state)
 
