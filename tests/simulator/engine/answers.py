@@ -4,8 +4,8 @@
 """From a prompt to tokens: the real forward pass where numpy is at hand, otherwise a digest of everything that was loaded.
 
 Weights of the simulation are random, and random weights speak no language. So that an answer can be read, and a program can see
-that there is one, it is kept to words of letters: the model chooses each letter (the highest logit among the letters), the length
-of words and of the answer is fixed. Either way the answer depends on every byte that was asked for, and on the prompt.
+that there is one, it is kept to words of letters: the model chooses each letter (the highest logit among those that the word has
+not yet), the length of words and of the answer is fixed. Either way the answer depends on every byte that was asked for, and on the prompt.
 """
 
 from __future__ import annotations
@@ -108,8 +108,10 @@ def generate(engine, tokenizer: Tokenizer, prompt: list, max_new_tokens: int):
     space = tokenizer.vocabulary.get("\u0120", tokenizer.eos_token_id)
     engine.start(prompt)
     scores = engine.step()
+    used: list = []
     for count in range(max_new_tokens):
         word, letter = divmod(count, WORD_LETTERS + 1)
+        used = used if letter else []
         if scores is None or _is_nan(scores):
             # argmax over NaN is the first index: the begin-of-sentence token, which is never shown.
             token = 0
@@ -118,7 +120,8 @@ def generate(engine, tokenizer: Tokenizer, prompt: list, max_new_tokens: int):
         elif letter == WORD_LETTERS:
             token = space
         else:
-            token = max(allowed, key=lambda number: (scores[number], -number))
+            token = max((number for number in allowed if number not in used), key=lambda number: (scores[number], -number))
+            used.append(token)
         yield token, scores
         if token == tokenizer.eos_token_id or count + 1 == max_new_tokens:
             return
