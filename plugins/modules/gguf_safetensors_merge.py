@@ -90,6 +90,10 @@ options:
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(output_path).
     type: path
+  reconnect_seconds:
+    description: How long a lost connection to the node is tried again while the merge goes on by itself, in seconds.
+    type: int
+    default: 600
 attributes:
   check_mode:
     description: Can run in check mode and return what would be done without changing anything.
@@ -360,10 +364,10 @@ def present(module, options, job_dir):
         return result
     if finished:
         job.reset(job_dir)
-    title = "the merge into %s" % options.output_path
+    title = f"the merge into {options.output_path}"
     status = job.run(job_dir, prepared.plan.digest, title, work_of(prepared), None if module.params["wait"] else job.FIRST_WAIT)
     if status["state"] == "running":
-        return dict(result, changed=True, job=job_dict(status))
+        return dict(result, changed=bool(prepared.reasons), job=job_dict(status))
     return final(module, prepared, result, status, job_dir)
 
 
@@ -371,7 +375,7 @@ def final(module, prepared, result, status, job_dir):
     """The result of a job that has ended."""
     result["job"] = job_dict(status)
     if status["state"] in ("failed", "interrupted"):
-        module.fail_json(msg="%s (log: %s)" % (status["error"], status["log"]), **result)
+        module.fail_json(msg=f"{status['error']} (log: {status['log']})", **result)
     done = status["result"]
     if status["state"] == "done" and done is not None:
         result.update((key, done[key]) for key in ("changed", "reasons", "copy_seconds", "peak_rss_mb", "bytes_shared", "bytes_copied", "verified")
@@ -382,23 +386,24 @@ def final(module, prepared, result, status, job_dir):
 
 def main():
     module = AnsibleModule(
-        argument_spec=dict(
-            safetensors_path=dict(type="path"),
-            gguf_path=dict(type="path"),
-            output_path=dict(type="path", required=True),
-            safetensors_format=dict(type="str", choices=["w8a8", "fp8", "bf16"], default="w8a8"),
-            engine=dict(type="str", choices=list(ENGINES), default="none"),
-            transformers_version=dict(type="str", default="4.43.2"),
-            config_overrides=dict(type="dict", default={}),
-            halves=dict(type="str", choices=["strict", "warn", "off"], default="strict"),
-            jobs=dict(type="int", default=1),
-            verify=dict(type="str", choices=["size", "sample", "full"], default="size"),
-            deq_scale_i64=dict(type="str", choices=["keep", "restore"], default="keep"),
-            reserve_mb=dict(type="int", default=1024),
-            state=dict(type="str", choices=["present", "absent"], default="present"),
-            wait=dict(type="bool", default=True),
-            job_dir=dict(type="path"),
-        ),
+        argument_spec={
+            "safetensors_path": {"type": "path"},
+            "gguf_path": {"type": "path"},
+            "output_path": {"type": "path", "required": True},
+            "safetensors_format": {"type": "str", "choices": ["w8a8", "fp8", "bf16"], "default": "w8a8"},
+            "engine": {"type": "str", "choices": list(ENGINES), "default": "none"},
+            "transformers_version": {"type": "str", "default": "4.43.2"},
+            "config_overrides": {"type": "dict", "default": {}},
+            "halves": {"type": "str", "choices": ["strict", "warn", "off"], "default": "strict"},
+            "jobs": {"type": "int", "default": 1},
+            "verify": {"type": "str", "choices": ["size", "sample", "full"], "default": "size"},
+            "deq_scale_i64": {"type": "str", "choices": ["keep", "restore"], "default": "keep"},
+            "reserve_mb": {"type": "int", "default": 1024},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "wait": {"type": "bool", "default": True},
+            "job_dir": {"type": "path"},
+            "reconnect_seconds": {"type": "int", "default": 600},
+        },
         required_if=[("state", "present", ("safetensors_path", "gguf_path"))],
         supports_check_mode=True,
     )
@@ -406,13 +411,13 @@ def main():
     output = os.path.abspath(params["output_path"])
     job_dir = os.path.abspath(params["job_dir"]) if params["job_dir"] else manifest.work_folder(output)
     if not 1 <= params["jobs"] <= 256:
-        module.fail_json(msg="jobs is %d; a number from 1 to 256 was expected." % params["jobs"])
+        module.fail_json(msg=f"jobs is {params['jobs']}; a number from 1 to 256 was expected.")
     if params["reserve_mb"] < 0:
-        module.fail_json(msg="reserve_mb is %d; 0 or more was expected." % params["reserve_mb"])
+        module.fail_json(msg=f"reserve_mb is {params['reserve_mb']}; 0 or more was expected.")
     try:
         if params["state"] == "absent":
             if job.status(job_dir)["state"] == "running":
-                raise job.JobBusy("%s is still being merged (pid %s); wait for its end, or end that process" % (output, job.status(job_dir)["pid"]))
+                raise job.JobBusy(f"{output} is still being merged (pid {job.status(job_dir)['pid']}); wait for its end, or end that process")
             removed = merge.remove(output, module.check_mode, lambda: job.reset(job_dir))
             module.exit_json(changed=bool(removed), removed=removed)
         module.exit_json(**present(module, options_of(params), job_dir))

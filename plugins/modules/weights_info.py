@@ -162,11 +162,11 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.info 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec=dict(
-            path=dict(type="path", required=True),
-            engine=dict(type="str", choices=list(ENGINES), default="none"),
-            transformers_version=dict(type="str", default="4.43.2"),
-        ),
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "engine": {"type": "str", "choices": list(ENGINES), "default": "none"},
+            "transformers_version": {"type": "str", "default": "4.43.2"},
+        },
         supports_check_mode=True,
     )
     params = module.params

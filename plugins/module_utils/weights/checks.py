@@ -58,7 +58,7 @@ def expert_shape(model: Model, stack: str) -> Shape:
 
 
 def full_name(layer: Optional[int], rest: str) -> str:
-    return rest if layer is None else "blk.%d.%s" % (layer, rest)
+    return rest if layer is None else f"blk.{layer}.{rest}"
 
 
 def check_format(folder: Folder, wanted: str) -> List[Problem]:
@@ -66,9 +66,9 @@ def check_format(folder: Folder, wanted: str) -> List[Problem]:
     found = format_of(folder)
     if found == wanted:
         return []
-    return [problem("safetensors_format", "%s holds %s weights (%s)" % (folder.path, found, _FORMAT_WORDS[found]),
-                    "%s (%s) as safetensors_format says" % (wanted, _FORMAT_WORDS[wanted]),
-                    "Set safetensors_format: %s, or give the folder of the %s weights" % (found, wanted))]
+    return [problem("safetensors_format", f"{folder.path} holds {found} weights ({_FORMAT_WORDS[found]})",
+                    f"{wanted} ({_FORMAT_WORDS[wanted]}) as safetensors_format says",
+                    f"Set safetensors_format: {found}, or give the folder of the {wanted} weights")]
 
 
 def format_of(folder: Folder) -> str:
@@ -85,7 +85,7 @@ def format_of(folder: Folder) -> str:
 def check_rotation(folder: Folder) -> List[Problem]:
     if folder.rotation is None:
         return []
-    return [problem("rotated_export", "the safetensors export was rotated: %s" % folder.rotation,
+    return [problem("rotated_export", f"the safetensors export was rotated: {folder.rotation}",
                     "an export that leaves the experts as they are, since they are taken from the GGUF",
                     "Export again without rotation (msModelSlim: without --rot, no quarot processor)")]
 
@@ -102,13 +102,15 @@ def check_folder(model: Model, folder: Folder, tied: bool) -> List[Problem]:
                 if not (tied and name == "output.weight"):
                     missing.append(name)
             elif by_name[name].shape != shape:
-                wrong.append("%s is %s, not %s" % (by_name[name].name, list(by_name[name].shape), list(shape)))
+                wrong.append(f"{by_name[name].name} is {list(by_name[name].shape)}, not {list(shape)}")
+        if layer is not None and model.is_moe(layer) and model.correction_bias and full_name(layer, "exp_probs_b.bias") not in by_name:
+            missing.append(full_name(layer, "exp_probs_b.bias"))
     problems: List[Problem] = []
     if missing:
-        problems.append(problem("tensors_missing", "the safetensors folder lacks %d tensors of the model (as the engine names them: %s)"
-                                % (len(missing), shortened(missing)), "every layer complete, 0 to %d" % (model.num_hidden_layers - 1), _AGAIN))
+        problems.append(problem("tensors_missing", f"the safetensors folder lacks {len(missing)} tensors of the model (as the engine names them: "
+                                                   f"{shortened(missing)})", f"every layer complete, 0 to {model.num_hidden_layers - 1}", _AGAIN))
     if wrong:
-        problems.append(problem("shapes_differ", "%d tensors have other shapes than config.json gives: %s" % (len(wrong), shortened(wrong)),
+        problems.append(problem("shapes_differ", f"{len(wrong)} tensors have other shapes than config.json gives: {shortened(wrong)}",
                                 "the config.json of these weights", "Give config.json and weights of one and the same model"))
     return problems + _check_scales(by_name) + _check_folder_experts(model, folder)
 
@@ -120,13 +122,12 @@ def _check_scales(by_name: Dict[str, Kept]) -> List[Problem]:
         if not name.endswith(".weight"):
             continue
         prefix = name[:-len("weight")]
-        if tensor.dtype == "I8" and prefix + "deq_scale" not in by_name and prefix + "weight_scale" not in by_name:
-            bare.append(name)
-        elif tensor.dtype in ("F8_E4M3", "F8_E5M2") and prefix + "weight_scale_inv" not in by_name and prefix + "weight_scale" not in by_name:
+        scales = {"I8": ("deq_scale", "weight_scale"), "F8_E4M3": ("weight_scale_inv", "weight_scale"), "F8_E5M2": ("weight_scale_inv",)}
+        if tensor.dtype in scales and not any(prefix + scale in by_name for scale in scales[tensor.dtype]):
             bare.append(name)
     if not bare:
         return []
-    return [problem("scales_missing", "%d quantized weights have no scale: %s" % (len(bare), shortened(bare)),
+    return [problem("scales_missing", f"{len(bare)} quantized weights have no scale: {shortened(bare)}",
                     "deq_scale or weight_scale beside every I8 weight, weight_scale_inv beside every F8 weight", _AGAIN)]
 
 
@@ -138,36 +139,36 @@ def _check_folder_experts(model: Model, folder: Folder) -> List[Problem]:
     for layer in range(model.num_hidden_layers):
         for module, stack in sorted(names.EXPERT_MODULES.items()):
             group = folder.experts.get((layer, module, "weight"))
-            label = "model.layers.%d.mlp.experts.*.%s.weight" % (layer, module)
+            label = f"model.layers.{layer}.mlp.experts.*.{module}.weight"
             if not model.is_moe(layer):
                 if group is not None:
-                    wrong.append("%s: %d, where config.json has a dense layer" % (label, group.count))
-            elif group is None or group.count != count or group.highest != count - 1:
-                wrong.append("%s: %d" % (label, 0 if group is None else group.count))
+                    wrong.append(f"{label}: {group.number}, where config.json has a dense layer")
+            elif group is None or group.number != count or group.highest != count - 1:
+                wrong.append(f"{label}: {0 if group is None else group.number}")
             elif [shape for _dtype, shape in group.forms] != [expert_shape(model, stack)]:
-                wrong.append("%s: shape %s" % (label, " and ".join(str(list(shape)) for _dtype, shape in group.forms)))
+                wrong.append(f"{label}: shape {' and '.join((str(list(shape)) for _dtype, shape in group.forms))}")
     if not wrong:
         return []
-    return [problem("experts_differ", "the safetensors folder's experts are not those of config.json: %s" % shortened(wrong),
-                    "%d experts in every MoE layer from %d on, n_routed_experts and moe_intermediate_size of config.json"
-                    % (count, model.first_k_dense_replace), "Bring the missing files, or the config.json of these weights")]
+    return [problem("experts_differ", f"the safetensors folder's experts are not those of config.json: {shortened(wrong)}",
+                    f"{count} experts in every MoE layer from {model.first_k_dense_replace} on, with the sizes of config.json",
+                    "Bring the missing files, or the config.json of these weights")]
 
 
 def check_gguf(model: Model, gguf: GgufSet, stacks: Dict[Tuple[int, str], List[Tuple[int, GgufTensor]]]) -> List[Problem]:
     """The GGUF is of the model of config.json, and has every MoE layer's experts in full."""
     other = _other_model(model, gguf)
     if other:
-        return [problem("gguf_of_another_model", "%s is of another model than config.json: %s" % (gguf.path, "; ".join(other)),
+        return [problem("gguf_of_another_model", f"{gguf.path} is of another model than config.json: {'; '.join(other)}",
                         "GGUF and config.json of one model", "Correct gguf_path or safetensors_path")]
     missing: List[str] = []
     wrong: List[str] = []
     for layer in range(model.num_hidden_layers):
         for stack in names.EXPERT_STACKS:
-            name = "blk.%d.%s.weight" % (layer, stack)
+            name = f"blk.{layer}.{stack}.weight"
             tensors = stacks.get((layer, stack))
             if not model.is_moe(layer):
                 if tensors:
-                    wrong.append("%s is there, where config.json has a dense layer" % name)
+                    wrong.append(f"{name} is there, where config.json has a dense layer")
                 continue
             if not tensors:
                 missing.append(name)
@@ -179,14 +180,13 @@ def check_gguf(model: Model, gguf: GgufSet, stacks: Dict[Tuple[int, str], List[T
             else:
                 found = (tensor.dims[:-1], tensor.dims[-1] if len(tensor.dims) == 3 else 0)
             if found != (dims, model.n_routed_experts):
-                wrong.append("%s is %d x %s %s, not %d x %s" % (name, found[1], list(found[0]), type_name(tensor.ggml_type),
-                                                               model.n_routed_experts, list(dims)))
+                wrong.append(f"{name} is {found[1]} x {list(found[0])} {type_name(tensor.ggml_type)}, not {model.n_routed_experts} x {list(dims)}")
     problems: List[Problem] = []
     if missing:
-        problems.append(problem("gguf_experts_missing", "the GGUF lacks %d stacks of experts: %s" % (len(missing), shortened(missing)),
+        problems.append(problem("gguf_experts_missing", f"the GGUF lacks {len(missing)} stacks of experts: {shortened(missing)}",
                                 "gate, up and down of every MoE layer", "Bring all the files of the GGUF model"))
     if wrong:
-        problems.append(problem("gguf_experts_differ", "the GGUF's experts are not those of config.json: %s" % shortened(wrong),
+        problems.append(problem("gguf_experts_differ", f"the GGUF's experts are not those of config.json: {shortened(wrong)}",
                                 "the number and sizes of experts of config.json", "Correct gguf_path or safetensors_path"))
     return problems
 
@@ -194,7 +194,7 @@ def check_gguf(model: Model, gguf: GgufSet, stacks: Dict[Tuple[int, str], List[T
 def _other_model(model: Model, gguf: GgufSet) -> List[str]:
     architecture = gguf.metadata.get("general.architecture")
     if architecture != GGUF_ARCHITECTURE:
-        return ["general.architecture is %.60r, not %r" % (architecture, GGUF_ARCHITECTURE)]
+        return [f"general.architecture is {architecture!r:.60}, not {GGUF_ARCHITECTURE!r}"]
     layers = model.num_hidden_layers
     wanted = {
         # A converter may count the MTP layer.
@@ -205,9 +205,10 @@ def _other_model(model: Model, gguf: GgufSet) -> List[str]:
     }
     found = []
     for key, allowed in wanted.items():
-        value = gguf.metadata.get("%s.%s" % (GGUF_ARCHITECTURE, key))
-        if value is not None and value not in allowed and allowed != (None,):
-            found.append("%s is %s, config.json gives %s" % (key, value, " or ".join(str(item) for item in sorted(set(allowed)))))
+        value = gguf.metadata.get(f"{GGUF_ARCHITECTURE}.{key}")
+        # Some models have a list where DeepSeek has a number (heads of each layer): that says nothing here.
+        if type(value) is int and value not in allowed and allowed != (None,):
+            found.append(f"{key} is {value}, config.json gives {' or '.join(sorted({str(item) for item in allowed}))}")
     return found
 
 
@@ -215,12 +216,14 @@ def check_paths(safetensors_path: str, gguf_path: str, output_path: str) -> List
     """Output and inputs are folders apart from each other."""
     output = os.path.realpath(output_path)
     problems = []
+    if os.path.exists(output) and not os.path.isdir(output):
+        problems.append(problem("output_no_folder", f"output_path {output_path} is a file", "a folder, or nothing yet", "Choose another output_path"))
     for label, path in (("safetensors_path", safetensors_path), ("gguf_path", gguf_path)):
         real = os.path.realpath(path)
         if os.path.isfile(real):
             real = os.path.dirname(real)
         if output == real or output.startswith(real.rstrip("/") + "/") or real.startswith(output.rstrip("/") + "/"):
-            problems.append(problem("output_in_input", "output_path %s and %s %s lie one in the other" % (output_path, label, path),
+            problems.append(problem("output_in_input", f"output_path {output_path} and {label} {path} lie one in the other",
                                     "a folder of its own for the result", "Choose another output_path"))
     return problems
 
@@ -229,7 +232,7 @@ def check_room(output_path: str, needed: int, reserve: int, free: Optional[int],
     """needed, reserve, free, saved (by shared blocks): bytes."""
     if free is None or needed + reserve <= free:
         return []
-    shared = ", %d MB more are shared with the GGUF" % (saved // 1000000) if saved else ""
-    return [problem("disk_space", "the disk of %s has %d MB free" % (output_path, free // 1000000),
-                    "%d MB for the merge and %d MB to be left free%s" % (-(-needed // 1000000), reserve // 1000000, shared),
+    shared = f", {saved // 1000000} MB more are shared with the GGUF" if saved else ""
+    return [problem("disk_space", f"the disk of {output_path} has {free // 1000000} MB free",
+                    f"{-(-needed // 1000000)} MB for the merge and {reserve // 1000000} MB to be left free{shared}",
                     "Make room, choose an output_path on another disk, or lower reserve_mb")]

@@ -17,7 +17,7 @@ import struct
 import sys
 import tempfile
 import threading
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import manifest
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
@@ -34,11 +34,12 @@ _SMALL = 256 * 1024
 # A method that answers so cannot do it here; another may.
 _CANNOT = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ENOTTY, errno.ETXTBSY, errno.EIO}
 
+_sync_file_range: Any = None
 try:
     _sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
     _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 except (AttributeError, OSError):
-    _sync_file_range = None
+    _sync_file_range = None  # a libc without it: the kernel decides when to write
 
 Moved = Callable[[int, bool], None]
 
@@ -255,8 +256,8 @@ def restored(raw: bytes, tensor: OutTensor, path: str, offset: int) -> bytes:
     for index, value in enumerate(high):
         # Sign extension of a negative float32's bits gives all ones.
         if value and not (value == 0xFFFFFFFF and low[index] >> 31):
-            raise WeightsError("%s holds an int64 that is no float32's bits (element %d). Use deq_scale_i64=keep"
-                               % (tensor.source_name, index), path, offset + 8 * index)
+            raise WeightsError(f"{tensor.source_name} holds an int64 that is no float32's bits (element {index}). Use deq_scale_i64: keep",
+                               path, offset + 8 * index)
     if sys.byteorder != "little":
         low.byteswap()
     return low.tobytes()
@@ -273,7 +274,7 @@ def write_file(item: OutFile, output: str, sources: Sources, copier: Copier, mov
             for tensor in item.tensors:
                 _write_tensor(tensor, target, sources, copier)
             if target.offset != item.size:
-                raise WeightsError("has %d bytes where %d were planned; report this as a bug" % (target.offset, item.size), partial)
+                raise WeightsError(f"has {target.offset} bytes where {item.size} were planned; report this as a bug", partial)
             target.settle(True)
             os.fsync(target.fd)
             os.posix_fadvise(target.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -307,11 +308,10 @@ def write_error(exc: OSError, path: str, size: int) -> WeightsError:
     """What a failed write means to the user."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         room = "the quota" if exc.errno == errno.EDQUOT else "the disk"
-        return WeightsError("%s became full while %d MB were written. Make room and run the merge again: what is finished is kept"
-                            % (room, size // 1000000), path)
+        return WeightsError(f"{room} became full while {size // 1000000} MB were written. Make room and run the merge again: what is finished is kept", path)
     if exc.errno == errno.EFBIG:
-        return WeightsError("the file system takes no file of %d MB. Choose an output_path on XFS, ext4 or btrfs" % (size // 1000000), path)
-    return WeightsError("cannot be written: %s" % (exc.strerror or exc), path)
+        return WeightsError(f"the file system takes no file of {size // 1000000} MB. Choose an output_path on XFS, ext4 or btrfs", path)
+    return WeightsError(f"cannot be written: {exc.strerror or exc}", path)
 
 
 def copy_files(items: List[OutFile], output: str, plan: Plan, block: int, share: bool, jobs: int, moved: Moved,

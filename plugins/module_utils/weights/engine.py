@@ -138,21 +138,21 @@ def check_tensors(model: Model, tensors: Dict[str, Tensor]) -> List[Problem]:
     shapes: Dict[Tuple[str, Ask], List[str]] = {}
     by_layer: Dict[Any, Dict[str, Tuple[int, ...]]] = {}
     for layer, module, ask in wanted(model, set(tensors)):
-        name = full_name(layer, "%s.%s" % (module, ask.suffix))
+        name = full_name(layer, f"{module}.{ask.suffix}")
         tensor = tensors.get(name)
         if tensor is None:
             missing.setdefault((module, ask), []).append(name)
             continue
         if tensor.dtype not in ask.dtypes:
-            dtypes.setdefault((module, ask), []).append("%s is %s" % (name, tensor.dtype))
+            dtypes.setdefault((module, ask), []).append(f"{name} is {tensor.dtype}")
         if layer not in by_layer:
             by_layer[layer] = weight_shapes(model, layer)
         expected = _expected(model, by_layer[layer], module, ask, layer, tensors)
         if expected is not None and not _fits(tensor, ask, expected):
-            shapes.setdefault((module, ask), []).append("%s is %s, not %s" % (name, list(tensor.shape), expected))
+            shapes.setdefault((module, ask), []).append(f"{name} is {list(tensor.shape)}, not {expected}")
     return ([_missing(module, ask, found) for (module, ask), found in missing.items()]
             + [_wrong_dtype(module, ask, found) for (module, ask), found in dtypes.items()]
-            + [problem("engine_shape", "%d tensors have a wrong length: %s" % (len(found), shortened(found)),
+            + [problem("engine_shape", f"{len(found)} tensors have a wrong length: {shortened(found)}",
                        "the lengths that config.json gives; the engine checks none and would read past the end",
                        "Bring weights and config.json of one model") for found in shapes.values()])
 
@@ -164,7 +164,7 @@ def _expected(model: Model, modules: Dict[str, Tuple[int, ...]], module: str, as
     if ask.shape == "scalar":
         return []
     if ask.shape == "bytes":
-        kind = tensors.get("blk.%s.%s.ggml_type" % (layer, module))
+        kind = tensors.get(f"blk.{layer}.{module}.ggml_type")
         if kind is None or kind.value not in GGML_TYPES:
             return None
         _name, block, size = GGML_TYPES[kind.value]
@@ -194,18 +194,18 @@ def _fits(tensor: Tensor, ask: Ask, expected: List[int]) -> bool:
 def _missing(module: str, ask: Ask, found: List[str]) -> Problem:
     name = found[0]
     says = ask.missing.format(name=name, module=name[:-len(ask.suffix) - 1])
-    return problem("engine_tensor_missing", "the engine asks for %s, which the merge does not have" % shortened(found),
-                   "%s.%s in every layer that has the module (without it: %s)" % (module, ask.suffix, says),
+    return problem("engine_tensor_missing", f"the engine asks for {shortened(found)}, which the merge does not have",
+                   f"{module}.{ask.suffix} in every layer that has the module (without it: {says})",
                    REMEDIES.get(ask.suffix, "Bring the missing files of the export, or export again"))
 
 
 def _wrong_dtype(module: str, ask: Ask, found: List[str]) -> Problem:
     if ask.suffix == "deq_scale" and found[0].endswith("is I64"):
-        return problem("engine_deq_scale_i64", "%d deq_scale are int64 (%s): an export with torch_dtype float16" % (len(found), shortened(found)),
+        return problem("engine_deq_scale_i64", f"{len(found)} deq_scale are int64 ({shortened(found)}): an export with torch_dtype float16",
                        "F32; the engine would make every value infinite without a word",
                        "Set deq_scale_i64: restore, which turns them back into F32 bit for bit")
-    return problem("engine_dtype", "%d tensors have a dtype that the engine cannot take: %s" % (len(found), shortened(found)),
-                   "%s.%s as %s" % (module, ask.suffix, " or ".join(ask.dtypes)), "Export the model as W8A8 with msModelSlim, with attention static")
+    return problem("engine_dtype", f"{len(found)} tensors have a dtype that the engine cannot take: {shortened(found)}",
+                   f"{module}.{ask.suffix} as {' or '.join(ask.dtypes)}", "Export the model as W8A8 with msModelSlim, with attention static")
 
 
 def _version(text: str) -> Tuple[int, ...]:
@@ -217,20 +217,20 @@ def check_config(config: Dict[str, Any], files: Set[str], transformers_version: 
     found: List[Problem] = []
     override = "Set config_overrides: {%s}"
     if config.get("quantize") != "w8a8_dynamic":
-        found.append(problem("engine_quantize", "config.json has quantize %.60r" % (config.get("quantize"),),
+        found.append(problem("engine_quantize", f"config.json has quantize {config.get('quantize')!r:.60}",
                              "quantize 'w8a8_dynamic'; the engine chooses its loader by it and would load garbage without a word",
                              "Take the config.json of the W8A8 export, or " + override[0].lower() + override[1:] % "quantize: w8a8_dynamic"))
     if config.get("torch_dtype") != "float16":
-        found.append(problem("engine_torch_dtype", "config.json has torch_dtype %.60r" % (config.get("torch_dtype"),),
+        found.append(problem("engine_torch_dtype", f"config.json has torch_dtype {config.get('torch_dtype')!r:.60}",
                              "torch_dtype 'float16'; the NPU operators take no other", override % "torch_dtype: float16"))
     rope = config.get("rope_scaling")
     if not isinstance(rope, dict) or rope.get("type", rope.get("rope_type")) != "yarn":
-        found.append(problem("engine_rope_scaling", "config.json has rope_scaling %.80r" % (rope,),
+        found.append(problem("engine_rope_scaling", f"config.json has rope_scaling {rope!r:.80}",
                              "rope_scaling of type yarn as DeepSeek publishes it (without: TypeError: argument of type 'NoneType' is not iterable)",
                              "Take the config.json that was published with the model, or set rope_scaling in config_overrides"))
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or architectures[:1] != ["DeepseekV3ForCausalLM"]:
-        found.append(problem("engine_architectures", "config.json has architectures %.80r" % (architectures,),
+        found.append(problem("engine_architectures", f"config.json has architectures {architectures!r:.80}",
                              "['DeepseekV3ForCausalLM'] (another: the NPU modules are not put in)",
                              override % "architectures: [DeepseekV3ForCausalLM]"))
     return found + _check_auto_map(config, files, transformers_version)
@@ -243,28 +243,28 @@ def _check_auto_map(config: Dict[str, Any], files: Set[str], transformers_versio
     if target is None:
         if model_type == "deepseek_v3" and _version(transformers_version) >= (4, 51):
             return []
-        return [problem("engine_auto_map", "config.json has no auto_map with AutoConfig, and transformers %s does not know model_type %.60r"
-                        % (transformers_version, model_type), "auto_map AutoConfig 'configuration_deepseek.DeepseekV3Config' and that Python file",
+        return [problem("engine_auto_map", f"config.json has no auto_map with AutoConfig, and transformers {transformers_version} does not know model_type "
+                                           f"{model_type!r:.60}", "auto_map AutoConfig 'configuration_deepseek.DeepseekV3Config' and that Python file",
                         "Bring configuration_deepseek.py of the published model into the safetensors folder and set config_overrides: "
                         "{auto_map: {AutoConfig: configuration_deepseek.DeepseekV3Config}}")]
-    name = "%s.py" % str(target).split("--")[-1].split(".")[0]
+    name = f"{str(target).split('--')[-1].split('.')[0]}.py"
     if name in files:
         return []
-    return [problem("engine_auto_map_file", "config.json's auto_map names %.80s, and there is no %s beside it" % (target, name),
-                    "%s in the folder (without: OSError: ... does not appear to have a file named %s)" % (name, name),
-                    "Bring %s of the published model into the safetensors folder; the quantizer copies it" % name)]
+    return [problem("engine_auto_map_file", f"config.json's auto_map names {str(target):.80}, and there is no {name} beside it",
+                    f"{name} in the folder (without: OSError: ... does not appear to have a file named {name})",
+                    f"Bring {name} of the published model into the safetensors folder; the quantizer copies it")]
 
 
 def check_tokenizer(weights: Weights, transformers_version: str) -> List[Problem]:
     found: List[Problem] = []
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if name not in weights.files:
-            found.append(problem("engine_tokenizer_missing", "there is no %s" % name, "tokenizer.json and tokenizer_config.json of the model",
-                                 "Bring %s of the published model into the safetensors folder" % name))
+            found.append(problem("engine_tokenizer_missing", f"there is no {name}", "tokenizer.json and tokenizer_config.json of the model",
+                                 f"Bring {name} of the published model into the safetensors folder"))
     if weights.tokenizer_pairs and _version(transformers_version) < (4, 45):
         found.append(problem("engine_tokenizer_merges", "tokenizer.json writes its merges as pairs (tokenizers >= 0.20)",
-                             "merges as strings, which transformers %s can read (it says: data did not match any variant of untagged enum "
-                             "ModelWrapper)" % transformers_version, "Bring the tokenizer.json that was published with the model"))
+                             f"merges as strings, which transformers {transformers_version} can read (it says: data did not match any variant of untagged "
+                             "enum ModelWrapper)", "Bring the tokenizer.json that was published with the model"))
     if weights.chat_template is False:
         found.append(problem("engine_chat_template", "tokenizer_config.json has no chat_template", "the chat template of the model",
                              "Bring the tokenizer_config.json that was published with the model", "warning"))
@@ -280,7 +280,7 @@ def check(weights: Weights, model: Model, transformers_version: str) -> List[Pro
     quantized = any(tensor.dtype == "I8" for tensor in weights.tensors.values())
     if not quantized:
         kinds = sorted({tensor.dtype for name, tensor in weights.tensors.items() if name.endswith(".weight") and names.tensor_class(name) != "experts"})
-        return [problem("engine_format", "the weights beside the experts are %s" % ", ".join(kinds),
+        return [problem("engine_format", f"the weights beside the experts are {', '.join(kinds)}",
                         "W8A8 (I8 weights); the engine's NPU operators take no other", "Merge a W8A8 export with safetensors_format: w8a8")] + found
     return found + check_tensors(model, weights.tensors)
 
@@ -291,7 +291,7 @@ _PAIRS = re.compile(rb'"merges"\s*:\s*\[\s*(.)')
 def merges_are_pairs(raw: bytes) -> bool:
     """Whether a tokenizer.json writes its merges as lists of two, from its bytes."""
     match = _PAIRS.search(raw)
-    return bool(match) and match.group(1) == b"["
+    return match is not None and match.group(1) == b"["
 
 
 def has_chat_template(config: Any, files: Set[str]) -> bool:

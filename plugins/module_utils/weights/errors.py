@@ -26,13 +26,18 @@ class WeightsError(Exception):
         self.offset = offset
         place = ""
         if path is not None:
-            place = "%s: " % path if offset is None else "%s: byte %d: " % (path, offset)
-        super().__init__(place + message)
+            place = f"{path}: " if offset is None else f"{path}: byte {offset}: "
+        super().__init__(printable(place + message))
+
+
+def printable(text: str) -> str:
+    """Text that can be sent as UTF-8, whatever bytes a file or file name held."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def problem(ident: str, observed: str, expected: str, repair: str, severity: str = "error") -> Problem:
     """One finding: ident is stable (tests and preflight_accept use it), the rest is text for the user."""
-    return {"id": ident, "severity": severity, "observed": observed, "expected": expected, "repair": repair}
+    return {"id": ident, "severity": severity, "observed": printable(observed), "expected": expected, "repair": repair}
 
 
 def errors_of(problems: Iterable[Problem]) -> List[Problem]:
@@ -41,11 +46,11 @@ def errors_of(problems: Iterable[Problem]) -> List[Problem]:
 
 def sentence(item: Problem) -> str:
     """The problem as one line for a human."""
-    return "%s; expected %s. %s" % (item["observed"].rstrip("."), item["expected"].rstrip("."), item["repair"])
+    return f"{item['observed'].rstrip('.')}; expected {item['expected'].rstrip('.')}. {item['repair']}"
 
 
 def shortened(names: Iterable[str], limit: int = 3) -> str:
     """A list of names, cut after `limit`, that says how many there are."""
     items = list(names)
     text = ", ".join(items[:limit])
-    return text if len(items) <= limit else "%s and %d more" % (text, len(items) - limit)
+    return text if len(items) <= limit else f"{text} and {len(items) - limit} more"

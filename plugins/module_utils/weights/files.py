@@ -10,12 +10,16 @@ import json
 import os
 import pwd
 import stat
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 MAX_JSON = 64 * 1024 * 1024
+# Three bytes of JSON ("[],") take seventy of memory: what a file may hold of lists, objects and their elements. An index of R1 has
+# 138,000 elements.
+MAX_CONTAINERS = 1 << 20
+MAX_ELEMENTS = 1 << 23
 
 
 def user_name(uid: int) -> str:
@@ -39,14 +43,14 @@ def unreadable(path: str, exc: OSError) -> WeightsError:
                 break
         detail = ""
         if info is not None:
-            detail = " (%s%s belongs to %s, mode %04o)" % (
-                "" if place == path else "folder ", place if place != path else "it", user_name(info.st_uid), stat.S_IMODE(info.st_mode))
+            what = "it" if place == path else f"folder {place}"
+            detail = f" ({what} belongs to {user_name(info.st_uid)}, mode {stat.S_IMODE(info.st_mode):04o})"
         return WeightsError(
-            "user %s may not read it%s; msModelSlim writes its files with mode 0400. Run the task as the owner "
-            "(become, become_user), or have the owner run: chmod -R a+rX %s" % (user_name(os.geteuid()), detail, os.path.dirname(path) or path), path)
+            f"user {user_name(os.geteuid())} may not read it{detail}; msModelSlim writes its files with mode 0400. Run the task as the owner "
+            f"(become, become_user), or have the owner run: chmod -R a+rX {os.path.dirname(path) or path}", path)
     if exc.errno == errno.ENOENT:
         return WeightsError("it does not exist. Correct the path, or bring the file", path)
-    return WeightsError("cannot be read: %s" % (exc.strerror or exc), path)
+    return WeightsError(f"cannot be read: {exc.strerror or exc}", path)
 
 
 def open_regular(path: str) -> Tuple[int, os.stat_result]:
@@ -55,7 +59,7 @@ def open_regular(path: str) -> Tuple[int, os.stat_result]:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
             kind = "a folder" if stat.S_ISDIR(info.st_mode) else "no regular file (a pipe, socket or device)"
-            raise WeightsError("is %s where a file was expected. Remove it, or correct the path" % kind, path)
+            raise WeightsError(f"is {kind} where a file was expected. Remove it, or correct the path", path)
         # O_NONBLOCK: should the path become a FIFO between stat and open, open returns at once.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
@@ -77,9 +81,9 @@ def pread_exact(fd: int, size: int, offset: int, path: str) -> bytes:
         try:
             part = os.pread(fd, min(size - done, 1 << 30), offset + done)
         except OSError as exc:
-            raise WeightsError("cannot be read: %s. Check the disk" % exc.strerror, path, offset + done)
+            raise WeightsError(f"cannot be read: {exc.strerror}. Check the disk", path, offset + done)
         if not part:
-            raise WeightsError("the file ends %d bytes early. Bring the file again" % (size - done), path, offset + done)
+            raise WeightsError(f"the file ends {size - done} bytes early. Bring the file again", path, offset + done)
         parts.append(part)
         done += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -100,7 +104,7 @@ def read_bounded(path: str, limit: int = MAX_JSON) -> bytes:
     fd, info = open_regular(path)
     try:
         if info.st_size > limit:
-            raise WeightsError("has %d bytes, more than the %d that such a file may have. Check what it is" % (info.st_size, limit), path)
+            raise WeightsError(f"has {info.st_size} bytes, more than the {limit} that such a file may have. Check what it is", path)
         raw = pread_exact(fd, info.st_size, 0, path)
     finally:
         os.close(fd)
@@ -112,33 +116,35 @@ def read_bounded(path: str, limit: int = MAX_JSON) -> bytes:
 def bounded_int(text: str) -> int:
     """json's parse_int: no number of a weight file needs more than 20 digits, and huge ones take quadratic time."""
     if len(text) > 20:
-        raise ValueError("a number of %d digits" % len(text))
+        raise ValueError(f"a number of {len(text)} digits")
     return int(text)
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError("%s is no JSON" % text)
+    raise ValueError(f"{text} is no JSON")
 
 
-def parse_json(raw: bytes, path: str, base: int = 0, pairs: Callable[[List[Tuple[str, Any]]], Any] = None) -> Any:
+def parse_json(raw: bytes, path: str, base: int = 0, pairs: Optional[Callable[[List[Tuple[str, Any]]], Any]] = None) -> Any:
     """JSON from `raw`, which starts at byte `base` of path; whatever is wrong with it is a WeightsError."""
+    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS or raw.count(b",") > MAX_ELEMENTS:
+        raise WeightsError("is JSON of more lists or elements than any such file has. Bring the file again", path, base)
     try:
         return json.loads(raw.decode("utf-8"), parse_int=bounded_int, parse_constant=_no_constant, object_pairs_hook=pairs)
     except UnicodeDecodeError as exc:
         raise WeightsError("is no UTF-8 text, so no JSON. Bring the file again", path, base + exc.start)
     except json.JSONDecodeError as exc:
-        raise WeightsError("is no JSON: %s. Bring the file again" % exc.msg, path, base + exc.pos)
+        raise WeightsError(f"is no JSON: {exc.msg}. Bring the file again", path, base + exc.pos)
     except RecursionError:
         raise WeightsError("is JSON nested too deep to be what it claims. Bring the file again", path, base)
     except ValueError as exc:
-        raise WeightsError("is no JSON that can be used: %s. Bring the file again" % exc, path, base)
+        raise WeightsError(f"is no JSON that can be used: {exc}. Bring the file again", path, base)
 
 
 def read_json_object(path: str, limit: int = MAX_JSON) -> dict:
     """A JSON file that must hold an object."""
     value = parse_json(read_bounded(path, limit), path)
     if not isinstance(value, dict):
-        raise WeightsError("holds a JSON %s where an object was expected. Bring the file again" % type(value).__name__, path, 0)
+        raise WeightsError(f"holds a JSON {type(value).__name__} where an object was expected. Bring the file again", path, 0)
     return value
 
 

@@ -36,7 +36,8 @@ GGML_TYPES = {
 }
 
 # Bounds far above any real file (R1: 5.4 MB of header, 129,280 tokens, 1,025 tensors when unsplit).
-MAX_HEADER = 256 * 1024 * 1024
+MAX_HEADER = 64 * 1024 * 1024
+MAX_STRING = 16 * 1024 * 1024
 MAX_TENSORS = 1 << 20
 MAX_KEYS = 1 << 16
 MAX_KEY_LENGTH = 65535
@@ -52,6 +53,10 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SPLIT_NAME = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")
 
 
+class Array(int):
+    """A metadata value that is an array, represented by its length."""
+
+
 class GgufTensor(NamedTuple):
     """One tensor: dims as ggml has them (fastest first), offset in bytes from the start of the file, size in bytes."""
 
@@ -63,7 +68,7 @@ class GgufTensor(NamedTuple):
 
 
 class GgufFile(NamedTuple):
-    """Header of one file. Arrays of the metadata are represented by their length."""
+    """Header of one file. Arrays of the metadata are represented by their length (class Array)."""
 
     path: str
     size: int
@@ -83,7 +88,7 @@ class GgufSet(NamedTuple):
 
 
 def type_name(ggml_type: int) -> str:
-    return GGML_TYPES[ggml_type][0] if ggml_type in GGML_TYPES else "type %d" % ggml_type
+    return GGML_TYPES[ggml_type][0] if ggml_type in GGML_TYPES else f"type {ggml_type}"
 
 
 def tensor_bytes(ggml_type: int, dims: Tuple[int, ...]) -> int:
@@ -111,10 +116,9 @@ class _Cursor:
         if end <= len(self.buffer):
             return
         if end > self.size:
-            raise self.error("the file ends inside %s (%d bytes wanted, %d left); it was cut short or is damaged. Bring it again"
-                             % (what, count, self.size - self.pos))
+            raise self.error(f"the file ends inside {what} ({count} bytes wanted, {self.size - self.pos} left); it was cut short or is damaged. Bring it again")
         if end > MAX_HEADER:
-            raise self.error("%s lies more than %d bytes into the header; no model has such a header. Bring the file again" % (what, MAX_HEADER))
+            raise self.error(f"{what} lies more than {MAX_HEADER} bytes into the header; no model has such a header. Bring the file again")
         length = min(self.size, MAX_HEADER, max(end, 2 * len(self.buffer), 1 << 20))
         self.buffer = pread_exact(self.fd, length, 0, self.path)
 
@@ -129,7 +133,7 @@ class _Cursor:
         length = self.take("<Q", "the length of " + what)
         if length > limit:
             self.pos -= 8
-            raise self.error("%s claims %d bytes, at most %d are believed. Bring the file again" % (what, length, limit))
+            raise self.error(f"{what} claims {length} bytes, at most {limit} are believed. Bring the file again")
         self.need(length, what)
         raw = self.buffer[self.pos:self.pos + length]
         self.pos += length
@@ -157,31 +161,31 @@ class _Cursor:
         if kind in _SCALARS:
             return self.take(_SCALARS[kind], what)
         if kind == _STRING:
-            return self.string(min(self.size, MAX_HEADER), what)
+            return self.string(MAX_STRING, what)
         if kind != _ARRAY:
-            raise self.error("%s has the unknown value type %d. Bring the file again" % (what, kind))
+            raise self.error(f"{what} has the unknown value type {kind}. Bring the file again")
         if depth >= MAX_DEPTH:
-            raise self.error("%s nests arrays more than %d deep. Bring the file again" % (what, MAX_DEPTH))
+            raise self.error(f"{what} nests arrays more than {MAX_DEPTH} deep. Bring the file again")
         element = self.take("<I", what)
         count = self.take("<Q", what)
         if element in _SCALARS:
             width = struct.calcsize(_SCALARS[element])
             if count > MAX_HEADER:
-                raise self.error("%s claims an array of %d elements. Bring the file again" % (what, count))
+                raise self.error(f"{what} claims an array of {count} elements. Bring the file again")
             self.need(count * width, what)
             self.pos += count * width
         elif element == _STRING:
             if count > MAX_STRINGS or count * 8 > self.size - self.pos:
-                raise self.error("%s claims %d strings, more than the file can hold. Bring the file again" % (what, count))
+                raise self.error(f"{what} claims {count} strings, more than the file can hold. Bring the file again")
             self.skip_strings(count, what)
         elif element == _ARRAY:
             if count > MAX_KEYS or count * 12 > self.size - self.pos:
-                raise self.error("%s claims %d arrays, more than the file can hold. Bring the file again" % (what, count))
+                raise self.error(f"{what} claims {count} arrays, more than the file can hold. Bring the file again")
             for _index in range(count):
                 self.value(_ARRAY, what, depth + 1)
         else:
-            raise self.error("%s is an array of the unknown value type %d. Bring the file again" % (what, element))
-        return count
+            raise self.error(f"{what} is an array of the unknown value type {element}. Bring the file again")
+        return Array(count)
 
 
 def read_file(path: str) -> GgufFile:
@@ -194,9 +198,9 @@ def read_file(path: str) -> GgufFile:
         key_count = cursor.take("<Q", "the number of metadata keys")
         # A key takes at least 13 bytes, an entry of the tensor table at least 24.
         if key_count > MAX_KEYS or key_count * 13 > info.st_size:
-            raise cursor.error("claims %d metadata keys, more than the file can hold. Bring it again" % key_count)
+            raise cursor.error(f"claims {key_count} metadata keys, more than the file can hold. Bring it again")
         if tensor_count > MAX_TENSORS or tensor_count * 24 > info.st_size:
-            raise cursor.error("claims %d tensors, more than the file can hold. Bring it again" % tensor_count)
+            raise cursor.error(f"claims {tensor_count} tensors, more than the file can hold. Bring it again")
         metadata = _read_metadata(cursor, key_count)
         tensors = _read_tensors(cursor, tensor_count, metadata)
     finally:
@@ -208,29 +212,29 @@ def _read_magic(cursor: _Cursor) -> int:
     if cursor.size < 24:
         head = pread_exact(cursor.fd, cursor.size, 0, cursor.path)
         if not head.startswith(b"GGUF"):
-            raise cursor.error("has %d bytes, a GGUF file has at least 24. Bring it again" % cursor.size)
+            raise cursor.error(f"has {cursor.size} bytes, a GGUF file has at least 24. Bring it again")
     cursor.need(min(64, cursor.size), "the magic")
     if is_lfs_pointer(cursor.buffer):
         raise lfs_error(cursor.path)
     if cursor.buffer[:4] != b"GGUF":
-        raise cursor.error("begins with %r, a GGUF file with b'GGUF'. Bring the file again" % cursor.buffer[:4])
+        raise cursor.error(f"begins with {cursor.buffer[:4]!r}, a GGUF file with b'GGUF'. Bring the file again")
     cursor.pos = 4
     version = cursor.take("<I", "the version")
     if version in (0x01000000, 0x02000000, 0x03000000):
         raise WeightsError("is big-endian; the engine reads little-endian only. Convert it with: gguf-convert-endian FILE little "
                            "(pip package gguf)", cursor.path, 4)
     if version not in (2, 3):
-        raise WeightsError("is GGUF version %d; versions 2 and 3 can be read. Convert it with a current llama.cpp" % version, cursor.path, 4)
+        raise WeightsError(f"is GGUF version {version}; versions 2 and 3 can be read. Convert it with a current llama.cpp", cursor.path, 4)
     return version
 
 
 def _read_metadata(cursor: _Cursor, count: int) -> Dict[str, Any]:
     metadata: Dict[str, Any] = {}
     for index in range(count):
-        key = cursor.string(MAX_KEY_LENGTH, "metadata key %d" % index)
+        key = cursor.string(MAX_KEY_LENGTH, f"metadata key {index}")
         kind = cursor.take("<I", "the type of " + key)
         if key in metadata:
-            raise cursor.error("the metadata key %s stands in it twice. Bring the file again" % key)
+            raise cursor.error(f"the metadata key {key} stands in it twice. Bring the file again")
         metadata[key] = cursor.value(kind, "the value of " + key)
     return metadata
 
@@ -238,18 +242,18 @@ def _read_metadata(cursor: _Cursor, count: int) -> Dict[str, Any]:
 def _read_tensors(cursor: _Cursor, count: int, metadata: Dict[str, Any]) -> List[GgufTensor]:
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise cursor.error("general.alignment is %r, a power of two was expected. Bring the file again" % (alignment,))
+        raise cursor.error(f"general.alignment is {alignment!r}, a power of two was expected. Bring the file again")
     table = []
     names = set()
     for index in range(count):
         where = cursor.pos
-        name = cursor.string(MAX_NAME, "the name of tensor %d" % index)
+        name = cursor.string(MAX_NAME, f"the name of tensor {index}")
         if not name or name in names:
-            raise WeightsError("the tensor name %r is empty or stands in it twice. Bring the file again" % name, cursor.path, where)
+            raise WeightsError(f"the tensor name {name!r} is empty or stands in it twice. Bring the file again", cursor.path, where)
         names.add(name)
         dim_count = cursor.take("<I", "the dimensions of " + name)
         if dim_count > MAX_DIMS:
-            raise WeightsError("tensor %s claims %d dimensions, at most %d exist. Bring the file again" % (name, dim_count, MAX_DIMS), cursor.path, where)
+            raise WeightsError(f"tensor {name} claims {dim_count} dimensions, at most {MAX_DIMS} exist. Bring the file again", cursor.path, where)
         dims = tuple(cursor.take("<Q", "the dimensions of " + name) for _index in range(dim_count))
         ggml_type = cursor.take("<I", "the type of " + name)
         offset = cursor.take("<Q", "the offset of " + name)
@@ -260,19 +264,18 @@ def _read_tensors(cursor: _Cursor, count: int, metadata: Dict[str, Any]) -> List
 
 def _checked_size(name: str, ggml_type: int, dims: Tuple[int, ...], offset: int, alignment: int, path: str, where: int) -> int:
     if ggml_type not in GGML_TYPES:
-        raise WeightsError("tensor %s has the unknown ggml type %d. Update this collection, or quantize the model to a known type"
-                           % (name, ggml_type), path, where)
+        raise WeightsError(f"tensor {name} has the unknown ggml type {ggml_type}. Update this collection, or quantize the model to a known type", path, where)
     count = 1
     for dim in dims:
         count *= dim
         if not 0 < dim <= MAX_BYTES or count > MAX_BYTES:
-            raise WeightsError("tensor %s has the dimensions %s, which no file holds. Bring the file again" % (name, list(dims)), path, where)
+            raise WeightsError(f"tensor {name} has the dimensions {list(dims)}, which no file holds. Bring the file again", path, where)
     label, block, _size = GGML_TYPES[ggml_type]
     if (dims[0] if dims else 1) % block:
-        raise WeightsError("tensor %s is %s with rows of %d elements, no multiple of its block of %d. Bring the file again"
-                           % (name, label, dims[0] if dims else 1, block), path, where)
+        raise WeightsError(f"tensor {name} is {label} with rows of {dims[0] if dims else 1} elements, no multiple of its block of {block}. Bring the file "
+                           "again", path, where)
     if offset % alignment:
-        raise WeightsError("tensor %s lies at offset %d, no multiple of the alignment %d. Bring the file again" % (name, offset, alignment), path, where)
+        raise WeightsError(f"tensor {name} lies at offset {offset}, no multiple of the alignment {alignment}. Bring the file again", path, where)
     return tensor_bytes(ggml_type, dims)
 
 
@@ -280,10 +283,10 @@ def _place(table: List[tuple], data_start: int, cursor: _Cursor) -> List[GgufTen
     end, before = 0, ""
     for name, _type, _dims, offset, size, where in sorted(table, key=lambda row: row[3]):
         if offset < end:
-            raise WeightsError("tensors %s and %s overlap. Bring the file again" % (before, name), cursor.path, where)
+            raise WeightsError(f"tensors {before} and {name} overlap. Bring the file again", cursor.path, where)
         if data_start + offset + size > cursor.size:
-            raise WeightsError("tensor %s ends at byte %d, the file at %d; it was cut short. Bring the file again"
-                               % (name, data_start + offset + size, cursor.size), cursor.path, where)
+            raise WeightsError(f"tensor {name} ends at byte {data_start + offset + size}, the file at {cursor.size}; it was cut short. "
+                               "Bring the file again", cursor.path, where)
         end, before = offset + size, name
     return [GgufTensor(name, ggml_type, dims, data_start + offset, size) for name, ggml_type, dims, offset, size, _where in table]
 
@@ -295,8 +298,8 @@ def find_files(path: str) -> List[str]:
         if not match:
             return [path]
         folder = os.path.dirname(path)
-        names = [name for name in list_folder(folder or ".") if _SPLIT_NAME.match(name) and _SPLIT_NAME.match(name).group(1) == match.group(1)]
-        return [os.path.join(folder, name) for name in names]
+        others = ((name, _SPLIT_NAME.match(name)) for name in list_folder(folder or "."))
+        return [os.path.join(folder, name) for name, other in others if other and other.group(1, 3) == match.group(1, 3)]
     names = [name for name in list_folder(path) if name.endswith(".gguf")]
     if not names:
         _explain_no_files(path)
@@ -311,7 +314,7 @@ def _explain_no_files(path: str) -> None:
     below = [name for name in entries if os.path.isdir(os.path.join(path, name))
              and any(item.endswith(".gguf") for item in list_folder(os.path.join(path, name)))]
     if below:
-        raise WeightsError("holds no GGUF file itself; the folders below it do (%s). Give one of them" % shortened(below), path)
+        raise WeightsError(f"holds no GGUF file itself; the folders below it do ({shortened(below)}). Give one of them", path)
     raise WeightsError("holds no GGUF file. Give the folder with the .gguf files of the Q4_K_M model", path)
 
 
@@ -319,7 +322,7 @@ def _groups(names: List[str]) -> Dict[str, List[str]]:
     groups: Dict[str, List[str]] = {}
     for name in names:
         match = _SPLIT_NAME.match(os.path.basename(name))
-        groups.setdefault("%s of %s" % (match.group(1), match.group(3)) if match else name, []).append(name)
+        groups.setdefault(f"{match.group(1)} of {match.group(3)}" if match else name, []).append(name)
     return groups
 
 
@@ -328,23 +331,23 @@ def read_set(path: str) -> GgufSet:
     names = find_files(path)
     groups = _groups(names)
     if len(groups) > 1:
-        raise WeightsError("holds %d GGUF models (%s). Give a folder with one, or the first file of the one you mean"
-                           % (len(groups), shortened(os.path.basename(group) for group in groups)), path)
+        raise WeightsError(f"holds {len(groups)} GGUF models ({shortened(os.path.basename(group) for group in groups)}). Give a folder with one, or the first "
+                           "file of the one you mean", path)
     files = [read_file(name) for name in names]
     files.sort(key=lambda item: _split_number(item) or 0)
     missing = missing_parts(files)
     if missing:
-        raise WeightsError("%d of the model's GGUF files are missing: number %s. Bring them" % (len(missing), shortened(missing)), path)
+        raise WeightsError(f"{len(missing)} of the model's GGUF files are missing: number {shortened(missing)}. Bring them", path)
     tensors: Dict[str, Tuple[int, GgufTensor]] = {}
     for index, item in enumerate(files):
         for tensor in item.tensors:
             if tensor.name in tensors:
-                raise WeightsError("tensor %s stands in %s too. Keep one of the two files"
-                                   % (tensor.name, os.path.basename(files[tensors[tensor.name][0]].path)), item.path)
+                other = os.path.basename(files[tensors[tensor.name][0]].path)
+                raise WeightsError(f"tensor {tensor.name} stands in {other} too. Keep one of the two files", item.path)
             tensors[tensor.name] = (index, tensor)
     expected = files[0].metadata.get("split.tensors.count")
     if type(expected) is int and expected != len(tensors):
-        raise WeightsError("its files hold %d tensors, the first says %d. Bring the files of one and the same model" % (len(tensors), expected), path)
+        raise WeightsError(f"its files hold {len(tensors)} tensors, the first says {expected}. Bring the files of one and the same model", path)
     return GgufSet(path, files, files[0].metadata, tensors)
 
 
@@ -355,15 +358,15 @@ def _split_number(item: GgufFile) -> Optional[int]:
 
 def missing_parts(files: List[GgufFile]) -> List[str]:
     """Numbers, as file names write them, of the parts of a split model that are not there; a file too many is an error."""
-    match = _SPLIT_NAME.match(os.path.basename(files[0].path))
+    matches = [_SPLIT_NAME.match(os.path.basename(item.path)) for item in files]
     count = files[0].metadata.get("split.count")
     if type(count) is int and count:
         numbers = [_split_number(item) for item in files]
     else:
-        count = int(match.group(3)) if match else 1
-        numbers = [int(_SPLIT_NAME.match(os.path.basename(item.path)).group(2)) - 1 for item in files] if match else [0]
+        count = int(matches[0].group(3)) if matches[0] else 1
+        numbers = [int(match.group(2)) - 1 if match else 0 for match in matches]
     if count > MAX_KEYS:
-        raise WeightsError("claims to be one of %d files. Bring the file again" % count, files[0].path)
+        raise WeightsError(f"claims to be one of {count} files. Bring the file again", files[0].path)
     if len(files) > count:
-        raise WeightsError("is one of %d GGUF files where the model has %d. Remove those that do not belong to it" % (len(files), count), files[-1].path)
-    return ["%05d" % (number + 1) for number in range(count) if number not in numbers]
+        raise WeightsError(f"is one of {len(files)} GGUF files where the model has {count}. Remove those that do not belong to it", files[-1].path)
+    return [f"{number + 1:05}" for number in range(count) if number not in numbers]

@@ -38,14 +38,14 @@ class Halves(NamedTuple):
     skipped: Tuple[str, ...]
 
 
-def _u16(raw: bytes) -> "array.array[int]":
+def _u16(raw: bytes) -> array.array[int]:
     values = array.array("H", raw)
     if sys.byteorder != "little":
         values.byteswap()
     return values
 
 
-def _bytes(values: "array.array[int]") -> bytes:
+def _bytes(values: array.array[int]) -> bytes:
     if sys.byteorder != "little":
         values.byteswap()
     return values.tobytes()
@@ -68,9 +68,9 @@ def float32_to_bfloat16(raw: bytes) -> bytes:
 
 def float32_to_float16(raw: bytes) -> bytes:
     """Round to nearest even; what is too large becomes infinite."""
-    values = struct.unpack("<%df" % (len(raw) // 4), raw)
+    values = struct.unpack(f"<{len(raw) // 4}f", raw)
     try:
-        return struct.pack("<%de" % len(values), *values)
+        return struct.pack(f"<{len(values)}e", *values)
     except (OverflowError, struct.error):
         return b"".join(_one_float16(value) for value in values)
 
@@ -88,7 +88,7 @@ def _float32(raw: bytes, ggml_type: int) -> bytes:
         return raw
     if ggml_type == 1:
         count = len(raw) // 2
-        return struct.pack("<%df" % count, *struct.unpack("<%de" % count, raw))
+        return struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", raw))
     wide = array.array("H", bytes(2 * len(raw)))
     wide[1::2] = _u16(raw)
     return _bytes(wide)
@@ -99,7 +99,9 @@ def rounded(raw: bytes, ggml_type: int, dtype: str) -> bytes:
     if (ggml_type, dtype) in ((1, "F16"), (30, "BF16")):
         return raw
     wide = _float32(raw, ggml_type)
-    return {"F32": bytes, "F16": float32_to_float16, "BF16": float32_to_bfloat16}[dtype](wide)
+    if dtype == "F32":
+        return wide
+    return float32_to_float16(wide) if dtype == "F16" else float32_to_bfloat16(wide)
 
 
 def is_common(name: str) -> bool:
@@ -155,7 +157,7 @@ def compare(folder: Folder, gguf: GgufSet) -> Halves:
 def check(halves: Halves, mode: str) -> List[Problem]:
     """Problems of a comparison; mode is strict (they are errors), warn or off."""
     if mode not in ("strict", "warn", "off"):
-        raise WeightsError("halves is %r; strict, warn or off was expected" % mode)
+        raise WeightsError(f"halves is {mode!r}; strict, warn or off was expected")
     if mode == "off":
         return []
     severity = "error" if mode == "strict" else "warning"
@@ -164,9 +166,9 @@ def check(halves: Halves, mode: str) -> List[Problem]:
                         "router and norm weights in F32, F16 or BF16 in both, to prove that they are of one model",
                         "Use a GGUF with F32 norms (llama.cpp writes them so), or set halves: warn if you know that the two belong together", severity)]
     if halves.different:
-        return [problem("halves_differ", "safetensors and GGUF are not of one model: %d of %d router and norm tensors agree (different: %s)"
-                        % (halves.equal, halves.compared, shortened(halves.different)),
-                        "all %d to be equal to the bit" % halves.compared,
+        agree = f"{halves.equal} of {halves.compared} router and norm tensors agree (different: {shortened(halves.different)})"
+        return [problem("halves_differ", f"safetensors and GGUF are not of one model: {agree}",
+                        f"all {halves.compared} to be equal to the bit",
                         "Take both from the same release (R1 with R1, not V3 or R1-0528), and no rotated export (msModelSlim --rot, quarot); "
                         "halves: warn merges all the same", severity)]
     return []

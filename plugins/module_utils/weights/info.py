@@ -34,7 +34,7 @@ def describe(path: str, engine_name: str = "none", transformers_version: str = "
     answer = empty(path)
     try:
         if not os.path.exists(path):
-            answer["reason"] = "%s does not exist" % path
+            answer["reason"] = f"{path} does not exist"
             return answer
         gguf_file = os.path.isfile(path) and path.endswith(".gguf")
         entries = [] if gguf_file else list_folder(path)
@@ -44,15 +44,15 @@ def describe(path: str, engine_name: str = "none", transformers_version: str = "
         elif safetensors:
             _describe_safetensors(path, safetensors, answer, engine_name, transformers_version)
         elif os.path.isdir(manifest.work_folder(path)):
-            answer.update(kind="merged", merged=_merged(path), reason="%s holds a merge that has not finished its first file" % path)
+            answer.update(kind="merged", merged=_merged(path), reason=f"{path} holds a merge that has not finished its first file")
         else:
-            answer["reason"] = "%s holds neither .safetensors nor .gguf files" % path
+            answer["reason"] = f"{path} holds neither .safetensors nor .gguf files"
     except WeightsError as exc:
         answer["reason"] = str(exc)
         answer["problems"].append(problem("unreadable", str(exc), "weights that can be read", "See the message"))
     if engine_name == "ktransformers" and answer["kind"] != "merged":
         answer["engine_problems"].append(problem(
-            "engine_not_merged", "%s is not a merged folder (%s)" % (path, answer["kind"]),
+            "engine_not_merged", f"{path} is not a merged folder ({answer['kind']})",
             "the result of gguf_safetensors_merge; the engine would say: Weight file not found for key output",
             "Merge the W8A8 and the Q4_K_M folder with gguf_safetensors_merge, and give its output_path"))
     return answer
@@ -81,10 +81,10 @@ def _describe_gguf(path: str, answer: Dict[str, Any]) -> None:
     _fill(answer, stats)
     metadata = next((item.metadata for item in files if "general.architecture" in item.metadata), {})
     architecture = metadata.get("general.architecture")
-    answer.update(architecture=architecture, layers=metadata.get("%s.block_count" % architecture), experts=metadata.get("%s.expert_count" % architecture))
+    answer.update(architecture=architecture, layers=metadata.get(f"{architecture}.block_count"), experts=metadata.get(f"{architecture}.expert_count"))
     answer["missing_shards"] = ggufs.missing_parts(files)
     if answer["missing_shards"]:
-        answer["reason"] = "GGUF files number %s are missing" % shortened(answer["missing_shards"])
+        answer["reason"] = f"GGUF files number {shortened(answer['missing_shards'])} are missing"
         answer["problems"].append(problem("missing_shards", answer["reason"], "all the files of the model", "Bring them"))
     else:
         ggufs.read_set(path)
@@ -111,7 +111,7 @@ def _describe_safetensors(path: str, files: List[str], answer: Dict[str, Any], e
                   missing_shards=found.missing)
     _fill(answer, found.stats)
     if found.missing:
-        answer["reason"] = "safetensors files are missing: %s" % shortened(found.missing)
+        answer["reason"] = f"safetensors files are missing: {shortened(found.missing)}"
         answer["problems"].append(problem("missing_shards", answer["reason"], "all the files of the model", "Bring them"))
     answer["problems"] += checks.check_rotation(found)
     if model is not None and not found.missing:
@@ -145,14 +145,14 @@ def _merged(path: str) -> Dict[str, Any]:
         try:
             info = os.stat(os.path.join(path, record.name))
         except OSError:
-            answer["reason"] = "%s is missing" % record.name
+            answer["reason"] = f"{record.name} is missing"
             return answer
         if (info.st_size, info.st_mtime_ns) != (record.size, record.mtime_ns):
-            answer["reason"] = "%s was changed since it was merged" % record.name
+            answer["reason"] = f"{record.name} was changed since it was merged"
             return answer
     foreign = [name for name in manifest.foreign_files(path, None, known.records) if name.endswith(".safetensors")]
     if foreign:
-        answer["reason"] = "%s does not belong to the merge" % shortened(foreign)
+        answer["reason"] = f"{shortened(foreign)} does not belong to the merge"
         return answer
     answer["complete"] = True
     return answer
@@ -172,7 +172,7 @@ def engine_walk(path: str) -> Tuple[List[Header], List[Problem]]:
                 continue
             full = os.path.join(folder, name)
             if name in seen:
-                found.append(problem("engine_file_name_twice", "%s and %s have the same name" % (seen[name], full),
+                found.append(problem("engine_file_name_twice", f"{seen[name]} and {full} have the same name",
                                      "unique names in and below the folder; the engine opens only the first", "Remove or rename one of them"))
                 continue
             seen[name] = full
@@ -201,13 +201,13 @@ def _describe_merged(path: str, answer: Dict[str, Any], config: Dict[str, Any], 
             tensors[tensor.name] = engine.Tensor(tensor.dtype, tensor.shape, _scalar(header.path, tensor))
             _add(stats, names.tensor_class(tensor.name), tensor.dtype, tensor.end - tensor.begin)
     if twice:
-        found.append(problem("engine_tensor_twice", "%d tensors stand in two files: %s" % (len(twice), shortened(twice)),
+        found.append(problem("engine_tensor_twice", f"{len(twice)} tensors stand in two files: {shortened(twice)}",
                              "each tensor once; the engine takes the one of the later file", "Remove the file that does not belong to the merge"))
     _fill(answer, stats)
-    for name, tensor in tensors.items():
-        if name.endswith(".ggml_type") and tensor.value is not None:
+    for name, seen in tensors.items():
+        if name.endswith(".ggml_type") and seen.value is not None:
             kinds = answer["quantization"].setdefault("experts_ggml", {})
-            label = ggufs.type_name(tensor.value)
+            label = ggufs.type_name(seen.value)
             kinds[label] = kinds.get(label, 0) + 1
     if engine_name != "ktransformers":
         return

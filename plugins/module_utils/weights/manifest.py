@@ -59,6 +59,11 @@ def manifest_path(output: str) -> str:
     return os.path.join(output, WORK_FOLDER, MANIFEST)
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file in the output folder is a part of ours that a killed merge left behind."""
+    return name.startswith(".npuops-") and name.endswith(PARTIAL)
+
+
 def sample_digest(path: str) -> str:
     """sha256 of a file's size and of its first, middle and last 64 KiB."""
     fd, info = open_regular(path)
@@ -106,7 +111,7 @@ def write_durably(path: str, data: bytes) -> None:
             os.unlink(beside)
         except OSError:
             pass
-        raise WeightsError("cannot be written: %s" % exc.strerror, path)
+        raise WeightsError(f"cannot be written: {exc.strerror}", path)
     sync_folder(os.path.dirname(path))
 
 
@@ -114,6 +119,8 @@ def _record(value: Any) -> Optional[Record]:
     try:
         record = Record(**value)
     except TypeError:
+        return None
+    if type(record.name) is not str:
         return None
     plain = record.name == os.path.basename(record.name) and record.name not in ("", ".", "..") and "\0" not in record.name
     return record if plain and type(record.size) is int and type(record.mtime_ns) is int else None
@@ -124,11 +131,12 @@ def load(output: str) -> Optional[Manifest]:
     value = _read_json(manifest_path(output))
     if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("files"), list):
         return None
-    records = [_record(item) for item in value["files"]]
-    if None in records:
+    records = [record for record in map(_record, value["files"]) if record is not None]
+    if len(records) != len(value["files"]):
         return None
-    sources = value.get("sources") if isinstance(value.get("sources"), list) else []
-    return Manifest(str(value.get("plan")), sources, {item.name: item for item in records}, value.get("stats") or {})
+    sources, stats = value.get("sources"), value.get("stats")
+    return Manifest(str(value.get("plan")), sources if isinstance(sources, list) else [], {item.name: item for item in records},
+                    stats if isinstance(stats, dict) else {})
 
 
 def save(output: str, plan: Plan, records: Iterable[Record], stats: Dict[str, Any]) -> None:
@@ -196,7 +204,7 @@ class Journal:
             os.unlink(manifest_path(output))
         except FileNotFoundError:
             pass
-        self._file = open(path, "ab", buffering=0)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     @staticmethod
     def _line(record: Record) -> bytes:
@@ -226,15 +234,15 @@ def compare(output: str, plan: Plan, records: Dict[str, Record]) -> Tuple[Dict[s
         if info is None:
             absent.append(name)
         elif record is None:
-            reasons.append("%s is there, and no record says that it is finished" % name)
+            reasons.append(f"{name} is there, and no record says that it is finished")
         elif (info.st_size, info.st_mtime_ns) != (record.size, record.mtime_ns) or record.size != size and record.digest == digest:
-            reasons.append("%s was changed since it was merged (%d bytes then, %d now)" % (name, record.size, info.st_size))
+            reasons.append(f"{name} was changed since it was merged ({record.size} bytes then, {info.st_size} now)")
         elif record.digest != digest:
-            reasons.append("%s was made of other sources or options" % name)
+            reasons.append(f"{name} was made of other sources or options")
         else:
             kept[name] = record
     if absent and len(absent) < len(wanted):
-        reasons.append("%d of %d files are not there yet: %s%s" % (len(absent), len(wanted), absent[0], ", ..." if len(absent) > 1 else ""))
+        reasons.append(f"{len(absent)} of {len(wanted)} files are not there yet: {absent[0]}{', ...' if len(absent) > 1 else ''}")
     elif absent:
         reasons.append("the folder holds no merge yet")
     return kept, reasons
@@ -249,10 +257,10 @@ def changed_sources(manifest: Optional[Manifest], plan: Plan) -> List[str]:
     for item in plan.sources:
         was = before.pop((item.side, item.name), None)
         if was is None:
-            found.append("%s file %s is new" % (item.side, item.name))
+            found.append(f"{item.side} file {item.name} is new")
         elif was != (item.size, item.mtime_ns):
-            found.append("%s file %s was changed since the merge (%s bytes then, %d now)" % (item.side, item.name, was[0], item.size))
-    return found + ["%s file %s is gone" % (side, name) for side, name in before]
+            found.append(f"{item.side} file {item.name} was changed since the merge ({was[0]} bytes then, {item.size} now)")
+    return found + [f"{side} file {name} is gone" for side, name in before]
 
 
 def foreign_files(output: str, plan: Optional[Plan], records: Dict[str, Record]) -> List[str]:
@@ -268,6 +276,6 @@ def foreign_files(output: str, plan: Optional[Plan], records: Dict[str, Record])
             below.remove(WORK_FOLDER)
         for name in names:
             relative = os.path.relpath(os.path.join(folder, name), output)
-            if relative not in own:
+            if relative not in own and not is_partial(relative):
                 found.append(relative)
     return sorted(found)

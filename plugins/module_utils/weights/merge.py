@@ -106,7 +106,7 @@ def prepare(options: Options) -> Prepared:
 def _check_folders(options: Options) -> None:
     for label, path in (("safetensors_path", options.safetensors_path), ("gguf_path", options.gguf_path)):
         if not os.path.exists(path):
-            raise WeightsError("%s does not exist. Correct it, or bring the weights there" % label, path)
+            raise WeightsError(f"{label} does not exist. Correct it, or bring the weights there", path)
     entries = os.listdir(options.safetensors_path) if os.access(options.safetensors_path, os.R_OK) and os.path.isdir(options.safetensors_path) else []
     if any(name.endswith(".gguf") for name in entries) and not any(name.endswith(".safetensors") for name in entries):
         raise WeightsError("holds GGUF files and no safetensors file. It looks as if safetensors_path and gguf_path were swapped: "
@@ -146,11 +146,11 @@ def _with_disk(options: Options, plan: Plan, model: Model, found: List[Problem],
     elif known is None:
         reasons = ["the merge before this one was not finished"]
     elif known.plan != plan.digest or set(known.records) != set(kept):
-        reasons = ["%s is of an earlier merge" % name for name in sorted(set(known.records) - set(kept))] or ["the plan is another one"]
+        reasons = [f"{name} is of an earlier merge" for name in sorted(set(known.records) - set(kept))] or ["the plan is another one"]
     found = found + _foreign(output, plan, records)
     nearest = copying.nearest_folder(output)
     if not os.access(nearest, os.W_OK | os.X_OK) and reasons:
-        found.append(problem("output_not_writable", "this user may not write to %s" % nearest, "a folder that it may write to",
+        found.append(problem("output_not_writable", f"this user may not write to {nearest}", "a folder that it may write to",
                              "Choose another output_path, or run the task with become"))
     todo = [item for item in plan.files if item.name not in kept]
     first = next((plan.sources[tensor.pieces[0].source].path for item in todo for tensor in item.tensors if tensor.side == "gguf" and tensor.pieces), None)
@@ -173,17 +173,17 @@ def _foreign(output: str, plan: Plan, records: Dict[str, manifest.Record]) -> Li
     weights = [name for name in foreign if name.endswith(".safetensors")]
     found: List[Problem] = []
     if weights:
-        found.append(problem("foreign_weights", "%s holds %d safetensors files that this merge did not write: %s" % (output, len(weights), shortened(weights)),
+        found.append(problem("foreign_weights", f"{output} holds {len(weights)} safetensors files that this merge did not write: {shortened(weights)}",
                              "nothing but the merge; the engine reads every safetensors file in and below the folder",
                              "Move them away, or choose another output_path"))
     others = [name for name in foreign if not name.endswith(".safetensors")]
     if others:
-        found.append(problem("foreign_files", "%s holds %d files that this merge did not write: %s" % (output, len(others), shortened(others)),
+        found.append(problem("foreign_files", f"{output} holds {len(others)} files that this merge did not write: {shortened(others)}",
                              "nothing but the merge", "Move them away if they do not belong there", "warning"))
     ours = set(records) | {item.name for item in plan.side_files}
     overwritten = [item.name for item in plan.side_files if item.name not in records and os.path.exists(os.path.join(output, item.name))]
     if overwritten and not any(name in records for name in ours):
-        found.append(problem("foreign_overwritten", "%s holds %s already, and no record says that this merge wrote it" % (output, shortened(overwritten)),
+        found.append(problem("foreign_overwritten", f"{output} holds {shortened(overwritten)} already, and no record says that this merge wrote it",
                              "an empty folder, or one of an earlier merge", "Move them away if they are needed; they are replaced", "warning"))
     return found
 
@@ -206,8 +206,8 @@ def summary(prepared: Prepared) -> Dict[str, Any]:
 
 def listing(prepared: Prepared) -> List[str]:
     """The plan as lines, one a file."""
-    lines = ["%s  %d bytes, %d tensors" % (item.name, item.size, len(item.tensors)) for item in prepared.plan.files]
-    return lines + ["%s  %d bytes" % (item.name, len(item.data)) for item in prepared.plan.side_files]
+    lines = [f"{item.name}  {item.size} bytes, {len(item.tensors)} tensors" for item in prepared.plan.files]
+    return lines + [f"{item.name}  {len(item.data)} bytes" for item in prepared.plan.side_files]
 
 
 def execute(prepared: Prepared, progress: Any) -> Dict[str, Any]:
@@ -235,7 +235,7 @@ def execute(prepared: Prepared, progress: Any) -> Dict[str, Any]:
     def finished(item: Any) -> None:
         records[item.name] = manifest.record_of(output, item.name, item.digest)
         journal.add(records[item.name])
-        progress.log("%s finished (%d bytes)" % (item.name, item.size))
+        progress.log(f"{item.name} finished ({item.size} bytes)")
 
     try:
         progress.update(0, total or None, "merging")
@@ -253,8 +253,8 @@ def execute(prepared: Prepared, progress: Any) -> Dict[str, Any]:
             if bad:
                 for name in bad:
                     os.unlink(os.path.join(output, name))
-                raise WeightsError("differs from its sources after the merge (%s). Check disk and memory of this node, and run the merge again: "
-                                   "the files that differ were removed" % shortened(bad), output)
+                raise WeightsError(f"differs from its sources after the merge ({shortened(bad)}). Check disk and memory of this node, and run the merge again: "
+                                   "the files that differ were removed", output)
             records = {name: record._replace(sha256=sums.get(name, record.sha256)) for name, record in records.items()}
     finally:
         journal.close()
@@ -267,18 +267,16 @@ def execute(prepared: Prepared, progress: Any) -> Dict[str, Any]:
 
 def _clear(output: str, plan: Plan, prepared: Prepared) -> None:
     """Take away what an earlier merge of ours left and this one does not keep, and parts of files."""
-    wanted = {item.name for item in plan.files} | {item.name for item in plan.side_files}
-    for name in list(prepared.records) + sorted(wanted):
-        if name not in prepared.kept:
-            for victim in (name, "." + name + manifest.PARTIAL):
-                if victim in wanted and victim not in prepared.records and not victim.endswith(".safetensors"):
-                    continue  # a side file that is not ours is replaced in one step, not removed first
-                try:
-                    os.unlink(os.path.join(output, victim))
-                except FileNotFoundError:
-                    pass
-                except OSError as exc:
-                    raise copying.write_error(exc, os.path.join(output, victim), 0)
+    names = set(prepared.records) | {item.name for item in plan.files}
+    names |= {"." + item.name + manifest.PARTIAL for item in plan.side_files}
+    names |= {name for name in os.listdir(output) if manifest.is_partial(name)}
+    for name in sorted(names - set(prepared.kept)):
+        try:
+            os.unlink(os.path.join(output, name))
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise copying.write_error(exc, os.path.join(output, name), 0)
 
 
 def check_finished(prepared: Prepared, progress: Any) -> Tuple[List[str], Dict[str, Any]]:
@@ -297,7 +295,7 @@ def check_finished(prepared: Prepared, progress: Any) -> Tuple[List[str], Dict[s
 def without(prepared: Prepared, bad: List[str]) -> Prepared:
     """The same, with files that turned out to be damaged to be written again."""
     kept = {name: record for name, record in prepared.kept.items() if name not in bad}
-    return prepared._replace(kept=kept, reasons=prepared.reasons + ["%s differs from its sources" % name for name in bad])
+    return prepared._replace(kept=kept, reasons=prepared.reasons + [f"{name} differs from its sources" for name in bad])
 
 
 def remove(output: str, dry_run: bool, clean_job: Callable[[], None] = lambda: None) -> List[str]:
@@ -310,7 +308,7 @@ def remove(output: str, dry_run: bool, clean_job: Callable[[], None] = lambda: N
     if not records and not os.path.isdir(work):
         return []
     names = sorted(name for name in records if os.path.lexists(os.path.join(output, name)))
-    partials = sorted(name for name in os.listdir(output) if name.startswith(".npuops-") and name.endswith(manifest.PARTIAL))
+    partials = sorted(name for name in os.listdir(output) if manifest.is_partial(name))
     if dry_run:
         return names + partials
     try:
@@ -324,5 +322,5 @@ def remove(output: str, dry_run: bool, clean_job: Callable[[], None] = lambda: N
             if os.path.isdir(folder) and not os.listdir(folder):
                 os.rmdir(folder)
     except OSError as exc:
-        raise WeightsError("cannot be removed: %s" % exc.strerror, exc.filename or output)
+        raise WeightsError(f"cannot be removed: {exc.strerror}", exc.filename or output)
     return names + partials

@@ -46,6 +46,7 @@ class Model(NamedTuple):
     n_shared_experts: int
     num_nextn_predict_layers: int
     moe_layer_freq: int
+    correction_bias: bool
 
     def is_moe(self, layer: int) -> bool:
         """As DeepseekV3DecoderLayer decides it."""
@@ -61,23 +62,23 @@ def parse_model(config: Dict[str, Any], path: str) -> Model:
     """The model's dimensions; WeightsError names the key that is missing or absurd."""
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
-        raise WeightsError("model_type is %.60r; this merge knows DeepSeek V2/V3/R1 (%s). Give the config.json of such a model"
-                           % (model_type, ", ".join(MODEL_TYPES)), path)
+        raise WeightsError(f"model_type is {model_type!r:.60}; this merge knows DeepSeek V2/V3/R1 ({', '.join(MODEL_TYPES)}). Give the config.json of such a "
+                           "model", path)
     values: Dict[str, Any] = {}
     for key, (low, high) in _REQUIRED.items():
         values[key] = _number(config, key, low, high, path)
     for key, (low, high, default) in _OPTIONAL.items():
         values[key] = default if config.get(key) is None else _number(config, key, low, high, path)
-    return Model(**values)
+    return Model(correction_bias=config.get("topk_method") == "noaux_tc", **values)
 
 
 def _number(config: Dict[str, Any], key: str, low: int, high: int, path: str) -> int:
     if key not in config:
-        raise WeightsError("lacks the key %s. Take the config.json that was published with the weights" % key, path)
+        raise WeightsError(f"lacks the key {key}. Take the config.json that was published with the weights", path)
     value = config[key]
     if type(value) is not int or not low <= value <= high:
-        raise WeightsError("%s is %.60r; a number from %d to %d was expected. Take the config.json that was published with the weights"
-                           % (key, value, low, high), path)
+        raise WeightsError(f"{key} is {value!r:.60}; a number from {low} to {high} was expected. "
+                           "Take the config.json that was published with the weights", path)
     return value
 
 
@@ -93,4 +94,7 @@ def with_overrides(config: Dict[str, Any], overrides: Dict[str, Any]) -> Dict[st
 
 
 def encode_config(config: Dict[str, Any]) -> bytes:
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    try:
+        return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
+        return (json.dumps(config, indent=2) + "\n").encode("ascii")

@@ -72,13 +72,13 @@ def engine_name(name: str) -> str:
         return name
     rest = name[len(_LAYER_PREFIX) + len(str(layer)) + 1:]
     if rest in WHOLE:
-        return "blk.%d.%s" % (layer, WHOLE[rest])
+        return f"blk.{layer}.{WHOLE[rest]}"
     parts = rest.split(".")
     for length in (3, 2, 1):
         module = ".".join(parts[:length])
         if module in LAYER and len(parts) > length:
-            return "blk.%d.%s.%s" % (layer, LAYER[module], ".".join(parts[length:]))
-    return "blk.%d.%s" % (layer, rest)
+            return f"blk.{layer}.{LAYER[module]}.{'.'.join(parts[length:])}"
+    return f"blk.{layer}.{rest}"
 
 
 def engine_layer(name: str) -> Optional[int]:

@@ -100,8 +100,7 @@ class Plan(NamedTuple):
 
     def tensors(self) -> Iterable[OutTensor]:
         for item in self.files:
-            for tensor in item.tensors:
-                yield tensor
+            yield from item.tensors
 
     def size(self) -> int:
         """Bytes of all files of the result."""
@@ -127,14 +126,13 @@ def expert_stacks(gguf: GgufSet, layers: int) -> Dict[Tuple[int, str], List[Tupl
     for (layer, stack), experts in singles.items():
         where = gguf.files[next(iter(experts.values()))[0]].path
         if (layer, stack) in stacks:
-            raise WeightsError("has the experts of blk.%d.%s both stacked and one by one. Bring the GGUF again" % (layer, stack), where)
+            raise WeightsError(f"has the experts of blk.{layer}.{stack} both stacked and one by one. Bring the GGUF again", where)
         missing = [number for number in range(len(experts)) if number not in experts]
         if missing:
-            raise WeightsError("expert %d of blk.%d.%s is missing. Bring the GGUF again" % (missing[0], layer, stack), where)
+            raise WeightsError(f"expert {missing[0]} of blk.{layer}.{stack} is missing. Bring the GGUF again", where)
         kinds = {(tensor.ggml_type, tensor.dims) for _index, tensor in experts.values()}
         if len(kinds) > 1:
-            raise WeightsError("the experts of blk.%d.%s differ in type or shape and cannot be stacked. Use a GGUF with stacked experts"
-                               % (layer, stack), where)
+            raise WeightsError(f"the experts of blk.{layer}.{stack} differ in type or shape and cannot be stacked. Use a GGUF with stacked experts", where)
         stacks[(layer, stack)] = [experts[number] for number in range(len(experts))]
     return stacks
 
@@ -153,7 +151,7 @@ def make_plan(model_layers: int, folder: Folder, gguf: GgufSet, side_files: Dict
     for tensor in folder.kept:
         name = names.engine_name(tensor.name)
         if name in seen:
-            raise WeightsError("tensors %s and %s would both be called %s. Bring the export again" % (seen[name], tensor.name, name),
+            raise WeightsError(f"tensors {seen[name]} and {tensor.name} would both be called {name}. Bring the export again",
                                folder.shards[tensor.shard].path, tensor.begin)
         seen[name] = tensor.name
         groups.setdefault(names.engine_layer(name), []).append(_from_safetensors(tensor, name, restore_deq_scale))
@@ -167,14 +165,14 @@ def make_plan(model_layers: int, folder: Folder, gguf: GgufSet, side_files: Dict
                 experts.append(_from_gguf(layer, stack, stacks[(layer, stack)], first_gguf))
                 used += len(stacks[(layer, stack)])
         scalars = [_ggml_type(item) for item in experts]
-        label = "model" if layer is None else "blk-%05d" % layer
+        label = "model" if layer is None else f"blk-{layer:05}"
         # Widest elements first, as the safetensors library writes them: every tensor is then aligned to its dtype.
         small = sorted(groups[layer] + scalars, key=lambda item: (-DTYPE_BITS[item.dtype], item.name))
         if small:
-            files.append(_out_file("npuops-%s.safetensors" % label, small, 8, 0, sources))
+            files.append(_out_file(f"npuops-{label}.safetensors", small, 8, 0, sources))
         for item in experts:
             stack = item.name.split(".")[2]
-            files.append(_out_file("npuops-%s-%s.safetensors" % (label, stack), [item], block, item.pieces[0].offset % block, sources))
+            files.append(_out_file(f"npuops-{label}-{stack}.safetensors", [item], block, item.pieces[0].offset % block, sources))
     sides = tuple(SideFile(name, data, hashlib.sha256(data).hexdigest()) for name, data in sorted(side_files.items()))
     left_out = dict(folder.left_out, gguf_only=len(gguf.tensors) - used)
     digest = hashlib.sha256(json.dumps([LAYOUT, [[item.name, item.digest] for item in files], [[item.name, item.digest] for item in sides]],
@@ -193,7 +191,7 @@ def _from_safetensors(tensor: Any, name: str, restore: bool) -> OutTensor:
 def _from_gguf(layer: int, stack: str, tensors: List[Tuple[int, GgufTensor]], first: int) -> OutTensor:
     pieces = tuple(Piece(first + index, tensor.offset, tensor.size) for index, tensor in tensors)
     size = sum(piece.size for piece in pieces)
-    name = "blk.%d.%s.weight" % (layer, stack)
+    name = f"blk.{layer}.{stack}.weight"
     return OutTensor(name, "U8", (size,), size, pieces, "gguf", tensors[0][1].name, ggml_type=tensors[0][1].ggml_type)
 
 

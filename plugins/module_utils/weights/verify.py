@@ -94,7 +94,7 @@ def verify(plan: Plan, output: str, mode: str, progress: Any) -> Tuple[List[str]
     def moved(count: int) -> None:
         with lock:
             done[0] += count
-            progress.update(done[0], total, "verifying (%s)" % mode)
+            progress.update(done[0], total, f"verifying ({mode})")
 
     def work() -> None:
         while True:
@@ -133,5 +133,5 @@ def verify(plan: Plan, output: str, mode: str, progress: Any) -> Tuple[List[str]
                 if stream.read() != side.data:
                     bad.append(side.name)
         except OSError as exc:
-            raise WeightsError("cannot be read: %s" % exc.strerror, path)
+            raise WeightsError(f"cannot be read: {exc.strerror}", path)
     return sorted(bad), {"mode": mode, "files": len(plan.files) + len(plan.side_files), "bytes": total}, sums
