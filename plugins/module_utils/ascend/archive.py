@@ -124,7 +124,8 @@ def verify(unpacked: Unpacked, authority: str, ignore_time: bool) -> None:
     outcome = run.capture(command + (["-no_check_time"] if ignore_time else []) + ["-out", os.devnull], 600)
     if outcome.rc != 0:
         lines = [line for line in outcome.output.splitlines() if line.strip()]
-        said = outcome.reason or (lines[-1] if lines else f"openssl returned {outcome.rc}")
+        telling = [line for line in lines if "erification" in line] or lines or [f"openssl returned {outcome.rc}"]
+        said = outcome.reason or telling[-1]
         raise PackageError(
             f"the signature {signature} does not verify against {authority} ({said}); get the archive from the vendor again, or correct signature_ca."
         )

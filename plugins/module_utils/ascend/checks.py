@@ -102,22 +102,23 @@ def _rights(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
         yield problem("read_only", f"{parent} is on a file system that is mounted read-only", "a writable one", f"mount -o remount,rw {parent}")
     elif not os.access(parent, os.W_OK | os.X_OK):
         yield problem("unwritable", f"{parent} may not be written by uid {runner.uid}", "a writable install_path", "choose another one, or become root")
-    if runner.uid == 0 and plan.wish.state == "present":
-        yield from _path_rights(roots)
+    if runner.uid == 0 and plan.wish.state == "present" and plan.wish.kind in ("driver", "nnal"):
+        yield from _path_rights(plan, roots)
 
 
-def _path_rights(roots: Roots) -> Iterator[dict]:
-    """Root's installers want every folder of the path to be root's and open to all (https://gitcode.com/cann/driver, driver_install.sh)."""
-    path = node.existing_parent(roots.ascend)
-    while True:
+def _path_rights(plan: Plan, roots: Roots) -> Iterator[dict]:
+    """The driver's and NNAL's installers, as root, want every folder of the path to be root's; the driver's user must reach its libraries.
+
+    After https://gitcode.com/cann/driver (driver_install.sh, env_check.sh) and https://github.com/leideng/CANN-8.1.RC1 (nnal/atb install.sh).
+    """
+    path, top = node.existing_parent(roots.ascend), os.path.dirname(os.path.abspath(roots.etc))
+    while path not in (top, os.path.dirname(path)):
         status = os.stat(path)
         mode = stat.S_IMODE(status.st_mode)
         if status.st_uid not in (0, os.geteuid()):
             yield problem("path_owner", f"{path} belongs to uid {status.st_uid}", "root owns every folder of the install path", f"chown root:root {path}")
-        elif mode & 0o555 != 0o555:
+        elif mode & 0o555 != 0o555 and plan.wish.kind == "driver":
             yield problem("path_mode", f"{path} has mode {mode:04o}", "mode 0755, so that every user can reach the driver's libraries", f"chmod 755 {path}")
-        if path == os.path.dirname(path):
-            return
         path = os.path.dirname(path)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import archive, env, reboot, records
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import HDK_KINDS
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import HDK_KINDS, PackageError
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Installed, Plan, Roots, installed
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.run import kill_group
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare
@@ -216,7 +216,11 @@ def _unpack(plan: Plan) -> archive.Unpacked | None:
         return None
     unpacked = archive.unpack(plan.wish.src, plan.wish.kind, folder)
     if plan.wish.signature_ca:
-        archive.verify(unpacked, plan.wish.signature_ca, plan.wish.signature_ignore_time)
+        try:
+            archive.verify(unpacked, plan.wish.signature_ca, plan.wish.signature_ignore_time)
+        except PackageError:
+            archive.clean(unpacked)
+            raise
     return unpacked
 
 

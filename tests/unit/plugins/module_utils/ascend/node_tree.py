@@ -49,8 +49,12 @@ class NodeTree:
     @property
     def roots(self) -> Roots:
         return Roots(
-            ascend=str(self.ascend), etc=str(self.root / "etc"), sysfs=str(self.root / "sys"), proc=str(self.root / "proc"),
-            dev=str(self.root / "dev"), state=str(self.root / "var/lib/npuops"),
+            ascend=str(self.ascend),
+            etc=str(self.root / "etc"),
+            sysfs=str(self.root / "sys"),
+            proc=str(self.root / "proc"),
+            dev=str(self.root / "dev"),
+            state=str(self.root / "var/lib/npuops"),
         )
 
     @property
@@ -58,12 +62,21 @@ class NodeTree:
         """The same for the modules."""
         roots = self.roots
         return {
-            "sysfs_root": roots.sysfs, "proc_root": roots.proc, "dev_root": roots.dev, "etc_root": roots.etc, "state_dir": roots.state,
+            "sysfs_root": roots.sysfs,
+            "proc_root": roots.proc,
+            "dev_root": roots.dev,
+            "etc_root": roots.etc,
+            "state_dir": roots.state,
         }
 
     def pci(self, address: str, **ids: str) -> None:
         defaults = {
-            "vendor": "0x19e5", "device": "0xd802", "subsystem_vendor": "0x19e5", "subsystem_device": "0x3004", "class": "0x120000", "numa_node": "0",
+            "vendor": "0x19e5",
+            "device": "0xd802",
+            "subsystem_vendor": "0x19e5",
+            "subsystem_device": "0x3004",
+            "class": "0x120000",
+            "numa_node": "0",
         }
         for name, value in {**defaults, **ids}.items():
             self.write(f"sys/bus/pci/devices/{address}/{name}", value + "\n")
@@ -76,14 +89,21 @@ class NodeTree:
 
     def driver(self, version: str = "25.0.rc1.1", user: str = "HwHiAiUser", for_all: str = "no", firmware: str = "[7.0.0,7.7.99]") -> None:
         self.driver_record(user, for_all)
-        self.install("driver/version.info", f"Version={version}\nInnerversion=V100R001C21SPC002B220\n"
-                     f"compatible_version=[V100R001C20],[V100R001C21]\ncompatible_version_fw={firmware}\npackage_version={version}\n", 0o444)
+        self.install(
+            "driver/version.info",
+            f"Version={version}\nInnerversion=V100R001C21SPC002B220\n"
+            f"compatible_version=[V100R001C20],[V100R001C21]\ncompatible_version_fw={firmware}\npackage_version={version}\n",
+            0o444,
+        )
         self.install("driver/lib64/driver/libascend_hal.so")
         self.install("driver/lib64/common/libc_sec.so")
 
     def driver_record(self, user: str = "HwHiAiUser", for_all: str = "no") -> None:
-        self.write("etc/ascend_install.info", f"UserName={user}\nUserGroup={user}\nDriver_Install_Type=full\n"
-                   f"Driver_Install_Path_Param={self.ascend}\nDriver_Install_For_All={for_all}\nDriver_Install_Mode=normal\n")
+        self.write(
+            "etc/ascend_install.info",
+            f"UserName={user}\nUserGroup={user}\nDriver_Install_Type=full\n"
+            f"Driver_Install_Path_Param={self.ascend}\nDriver_Install_For_All={for_all}\nDriver_Install_Mode=normal\n",
+        )
 
     def firmware(self, version: str = "7.7.0.1.231", drivers: str = "[24.1,24.1.],[25.0,25.0.]") -> None:
         self.install("firmware/version.info", f"Version={version}\nfirmware_version=1.0\npackage_version=25.0.rc1.1\ncompatible_version_drv={drivers}\n")
@@ -91,9 +111,11 @@ class NodeTree:
     def toolkit(self, version: str = "8.1.RC1", latest: bool = True) -> Path:
         tree = f"ascend-toolkit/{version}"
         home = self.ascend / tree
-        self.install(f"{tree}/{ARCH}-linux/ascend_toolkit_install.info",
-                     f"package_name=Ascend-cann-toolkit\nversion={version}\ninnerversion=V100R001C21SPC001B238\n"
-                     f"compatible_version=[V100R001C20],[V100R001C21]\narch={ARCH}\nos=linux\npath={home}/{ARCH}-linux\n")
+        self.install(
+            f"{tree}/{ARCH}-linux/ascend_toolkit_install.info",
+            f"package_name=Ascend-cann-toolkit\nversion={version}\ninnerversion=V100R001C21SPC001B238\n"
+            f"compatible_version=[V100R001C20],[V100R001C21]\narch={ARCH}\nos=linux\npath={home}/{ARCH}-linux\n",
+        )
         for part in ("runtime", "compiler", "hccl", "opp", "toolkit", "tools/aoe", "tools/ncs"):
             self.install(f"{tree}/{part}/version.info", f"Version=7.7.0.1.238\nversion_dir={version}\n")
         self.install(f"{tree}/{ARCH}-linux/lib64/libhccl.so")
@@ -104,8 +126,9 @@ class NodeTree:
                 self.link(f"ascend-toolkit/latest/{name}", os.path.relpath(home / name, (self.ascend / "ascend-toolkit/latest" / name).parent))
             self.link("ascend-toolkit/latest/lib64", f"../{version}/{ARCH}-linux/lib64")
             parts = ("runtime", "compiler", "hccl", "opp", "toolkit", "aoe", "ncs", "opp_kernel")
-            self.install("ascend-toolkit/latest/version.cfg", "# version: 1.0\n"
-                         + "".join(f"{part}_installed_version=[7.7.0.1.238:{version}]\n" for part in parts))
+            self.install(
+                "ascend-toolkit/latest/version.cfg", "# version: 1.0\n" + "".join(f"{part}_installed_version=[7.7.0.1.238:{version}]\n" for part in parts)
+            )
             self.install("ascend-toolkit/set_env.sh", self.toolkit_environment(f"{self.ascend}/ascend-toolkit/latest"))
         return home
 
@@ -140,15 +163,20 @@ class NodeTree:
         return self.ascend / tree
 
     def nnal(self, version: str = "8.1.RC1", abis: tuple[int, ...] = (0, 1)) -> None:
-        self.install(f"nnal/atb/{version}/version.info", f"    Ascend-cann-atb : {version}\n    Ascend-cann-atb Version : {version}.B150\n    Platform : {ARCH}\n")
+        self.install(
+            f"nnal/atb/{version}/version.info", f"    Ascend-cann-atb : {version}\n    Ascend-cann-atb Version : {version}.B150\n    Platform : {ARCH}\n"
+        )
         for abi in abis:
             self.install(f"nnal/atb/{version}/atb/cxx_abi_{abi}/lib/libatb.so")
         self.link("nnal/atb/latest", version)
-        self.install("nnal/atb/set_env.sh", (
-            'here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)\nabi=1\nfor word in "$@"; do case $word in --cxx_abi=*) abi=${word#*=};; esac; done\n'
-            'export ATB_HOME_PATH="$here/latest/atb/cxx_abi_$abi"\nexport LD_LIBRARY_PATH=$ATB_HOME_PATH/lib:$LD_LIBRARY_PATH\n'
-            'export ATB_SHARE_MEMORY_NAME_SUFFIX=""\nexport ASDOPS_LOG_PATH=~\n'
-        ))
+        self.install(
+            "nnal/atb/set_env.sh",
+            (
+                'here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)\nabi=1\nfor word in "$@"; do case $word in --cxx_abi=*) abi=${word#*=};; esac; done\n'
+                'export ATB_HOME_PATH="$here/latest/atb/cxx_abi_$abi"\nexport LD_LIBRARY_PATH=$ATB_HOME_PATH/lib:$LD_LIBRARY_PATH\n'
+                'export ATB_SHARE_MEMORY_NAME_SUFFIX=""\nexport ASDOPS_LOG_PATH=~\n'
+            ),
+        )
 
     def link(self, path: str, target: str) -> None:
         """A link below the Ascend folder."""
@@ -165,9 +193,18 @@ class NodeTree:
         """Another tree, whose files a package of this node brings along."""
         return NodeTree(self.root / "payload")
 
-    def package(self, name: str, brings: NodeTree | None = None, prints: tuple[str, ...] = (), rc: int = 0, body: str = "") -> str:
+    def package(
+        self,
+        name: str,
+        brings: NodeTree | None = None,
+        prints: tuple[str, ...] = (),
+        rc: int = 0,
+        body: str = "",
+        check: str = "exit 0",
+    ) -> str:
         """A package that notes how it was called, copies what it brings, prints, and returns rc. Paths in what it brings are made this node's."""
         lines = [
+            f'[ "$*" = --check ] && {{ {check}; }}',
             f"printf '%s\\n' \"$*\" >> {shlex.quote(str(self.root / 'calls'))}",
             f"env > {shlex.quote(str(self.root / 'called-environment'))}; umask >> {shlex.quote(str(self.root / 'called-environment'))}",
             *(f"echo {shlex.quote(line)}" for line in prints),

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.unit.plugins.module_utils.ascend.node_tree import ARCH
 
 SYSTEM_PATH = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
@@ -30,13 +31,21 @@ def test_what_the_scripts_set_repaired(whole):
     assert (answer["found"], answer["reason"], answer["version"], answer["problems"]) == (True, None, "8.1.RC1", [])
     assert (answer["toolkit_home"], answer["nnal_home"]) == (home, f"{root}/nnal/atb/latest/atb/cxx_abi_0")
     assert answer["paths"]["LD_LIBRARY_PATH"] == [
-        f"{root}/driver/lib64/common", f"{root}/driver/lib64/driver", f"{root}/driver/lib64", f"{root}/nnal/atb/latest/atb/cxx_abi_0/lib", f"{home}/lib64",
+        f"{root}/driver/lib64/common",
+        f"{root}/driver/lib64/driver",
+        f"{root}/driver/lib64",
+        f"{root}/nnal/atb/latest/atb/cxx_abi_0/lib",
+        f"{home}/lib64",
     ]
     assert answer["paths"]["PYTHONPATH"] == [f"{home}/python/site-packages"]
     assert answer["paths"]["PATH"] == [f"{home}/bin", *SYSTEM_PATH]
     assert answer["environment"] == {
-        "ASCEND_TOOLKIT_HOME": home, "ASCEND_HOME_PATH": home, "ASCEND_OPP_PATH": f"{home}/opp", "ATB_HOME_PATH": answer["nnal_home"],
-        "ATB_SHARE_MEMORY_NAME_SUFFIX": "", **{name: ":".join(entries) for name, entries in answer["paths"].items()},
+        "ASCEND_TOOLKIT_HOME": home,
+        "ASCEND_HOME_PATH": home,
+        "ASCEND_OPP_PATH": f"{home}/opp",
+        "ATB_HOME_PATH": answer["nnal_home"],
+        "ATB_SHARE_MEMORY_NAME_SUFFIX": "",
+        **{name: ":".join(entries) for name, entries in answer["paths"].items()},
     }
     assert answer["left_out"] == {"ASDOPS_LOG_PATH": "it points to the home of whoever sources the script; each program finds its own"}
 
@@ -65,7 +74,9 @@ def test_the_new_layout(tree):
 
 def test_the_pythons_folder_comes_first_and_extra_before_all(whole):
     answer = env.assemble(
-        whole.roots.ascend, python="/opt/conda/envs/py311/bin/python", extra={"LD_LIBRARY_PATH": "/opt/conda/envs/py311/lib", "TASK_QUEUE_ENABLE": "0"},
+        whole.roots.ascend,
+        python="/opt/conda/envs/py311/bin/python",
+        extra={"LD_LIBRARY_PATH": "/opt/conda/envs/py311/lib", "TASK_QUEUE_ENABLE": "0"},
     )
     assert answer["paths"]["PATH"][0] == "/opt/conda/envs/py311/bin"
     assert answer["paths"]["LD_LIBRARY_PATH"][0] == "/opt/conda/envs/py311/lib"
@@ -77,7 +88,10 @@ def test_without_an_abi_the_script_decides(whole):
 
 
 def problems(tree, **options):
-    return {found["id"]: (found["severity"], found["observed"], found["expected"], found["repair"]) for found in env.assemble(tree.roots.ascend, **options)["problems"]}
+    return {
+        found["id"]: (found["severity"], found["observed"], found["expected"], found["repair"])
+        for found in env.assemble(tree.roots.ascend, **options)["problems"]
+    }
 
 
 def test_each_missing_library_names_its_folder(tree):
@@ -85,18 +99,32 @@ def test_each_missing_library_names_its_folder(tree):
     (home / f"{ARCH}-linux/lib64/libhccl.so").unlink()
     root = tree.roots.ascend
     assert problems(tree, cxx_abi=0) == {
-        "ascend_env_libhccl": ("error", "libhccl.so is in none of the 1 folders of LD_LIBRARY_PATH",
-                               f"libhccl.so in {root}/ascend-toolkit/latest/lib64 (the toolkit brings it)", "install the CANN toolkit 8.1.RC1 again"),
-        "ascend_env_libascend_hal": ("error", "libascend_hal.so is in none of the 1 folders of LD_LIBRARY_PATH",
-                                     f"libascend_hal.so in {root}/driver/lib64/driver (the driver brings it)",
-                                     "install the driver, or mount its folder into this container"),
-        "ascend_env_libatb": ("error", "libatb.so is in none of the 1 folders of LD_LIBRARY_PATH",
-                              f"libatb.so in {root}/nnal/atb/latest/atb/cxx_abi_0/lib (NNAL brings it)", "install Ascend-cann-nnal_8.1.RC1"),
+        "ascend_env_libhccl": (
+            "error",
+            "libhccl.so is in none of the 1 folders of LD_LIBRARY_PATH",
+            f"libhccl.so in {root}/ascend-toolkit/latest/lib64 (the toolkit brings it)",
+            "install the CANN toolkit 8.1.RC1 again",
+        ),
+        "ascend_env_libascend_hal": (
+            "error",
+            "libascend_hal.so is in none of the 1 folders of LD_LIBRARY_PATH",
+            f"libascend_hal.so in {root}/driver/lib64/driver (the driver brings it)",
+            "install the driver, or mount its folder into this container",
+        ),
+        "ascend_env_libatb": (
+            "error",
+            "libatb.so is in none of the 1 folders of LD_LIBRARY_PATH",
+            f"libatb.so in {root}/nnal/atb/latest/atb/cxx_abi_0/lib (NNAL brings it)",
+            "install Ascend-cann-nnal_8.1.RC1",
+        ),
     }
 
 
 def test_an_abi_that_the_script_does_not_take(whole):
-    whole.install("nnal/atb/set_env.sh", f"export ATB_HOME_PATH={whole.ascend}/nnal/atb/latest/atb/cxx_abi_1\nexport LD_LIBRARY_PATH=$ATB_HOME_PATH/lib:$LD_LIBRARY_PATH\n")
+    whole.install(
+        "nnal/atb/set_env.sh",
+        f"export ATB_HOME_PATH={whole.ascend}/nnal/atb/latest/atb/cxx_abi_1\nexport LD_LIBRARY_PATH=$ATB_HOME_PATH/lib:$LD_LIBRARY_PATH\n",
+    )
     assert list(problems(whole, cxx_abi=0)) == ["ascend_env_cxx_abi"]
 
 
@@ -146,7 +174,8 @@ def test_values_that_a_file_cannot_hold_are_left_out(tree):
 def test_the_file_names_its_origin(whole):
     lines = env.assemble(whole.roots.ascend)["env_file"].splitlines()
     assert lines[:2] == [
-        "# Environment of CANN 8.1.RC1", "# Written by npuops.ktransformers from the vendor's set_env.sh: change the inventory, not this file.",
+        "# Environment of CANN 8.1.RC1",
+        "# Written by npuops.ktransformers from the vendor's set_env.sh: change the inventory, not this file.",
     ]
     assert lines[2:] == sorted(lines[2:]) and f'ASCEND_HOME_PATH="{whole.ascend}/ascend-toolkit/latest"' in lines
 

@@ -18,7 +18,10 @@ def test_device_nodes_are_told_by_name(tree):
     (tree.root / "dev/davinci9").mkdir()
     found = node.device_nodes(tree.roots.dev, tree.roots.etc)
     assert [(os.path.basename(item["path"]), item["mode"]) for item in found] == [
-        ("davinci0", "0660"), ("davinci1", "0660"), ("davinci10", "0666"), ("davinci_manager", "0660"),
+        ("davinci0", "0660"),
+        ("davinci1", "0660"),
+        ("davinci10", "0666"),
+        ("davinci_manager", "0660"),
     ]
 
 
@@ -63,7 +66,8 @@ def test_holders(tree):
     hold(tree, 13, "ignored", f"{dev}/davinci0")
     tree.write("proc/self", "")
     assert node.holders(tree.roots.proc, dev, ignore=(13,)) == (
-        [{"pid": 4711, "name": "python3", "nodes": [f"{dev}/davinci0", f"{dev}/davinci1", f"{dev}/davinci_manager"]}], None,
+        [{"pid": 4711, "name": "python3", "nodes": [f"{dev}/davinci0", f"{dev}/davinci1", f"{dev}/davinci_manager"]}],
+        None,
     )
 
 
@@ -77,8 +81,16 @@ def test_host(tree):
     glibc = answer.pop("glibc")
     assert glibc is None or glibc[0].isdigit()
     assert answer == {
-        "architecture": os.uname().machine, "kernel": "5.15.0-25-generic", "os_id": "ubuntu", "os_name": "Ubuntu", "os_version": "22.04", "cpu_count": 2,
-        "numa_nodes": 8, "memory_total_mb": 1545196, "memory_available_mb": 1464843, "boot_id": "11111111-2222-3333-4444-555555555555",
+        "architecture": os.uname().machine,
+        "kernel": "5.15.0-25-generic",
+        "os_id": "ubuntu",
+        "os_name": "Ubuntu",
+        "os_version": "22.04",
+        "cpu_count": 2,
+        "numa_nodes": 8,
+        "memory_total_mb": 1545196,
+        "memory_available_mb": 1464843,
+        "boot_id": "11111111-2222-3333-4444-555555555555",
     }
 
 
@@ -105,7 +117,10 @@ def test_a_reboot_is_owed_until_the_node_has_rebooted(tree):
     reboot.owe(state, proc, "firmware asks", "firmware", "7.7.0.1.231")
     assert reboot.owed(state, proc) == "driver asks; firmware asks"
     assert reboot.read(state) == {
-        "boot_id": "11111111-2222-3333-4444-555555555555", "reason": "driver asks; firmware asks", "kind": "firmware", "version": "7.7.0.1.231",
+        "boot_id": "11111111-2222-3333-4444-555555555555",
+        "reason": "driver asks; firmware asks",
+        "kind": "firmware",
+        "version": "7.7.0.1.231",
     }
     tree.write("proc/sys/kernel/random/boot_id", "99999999-2222-3333-4444-555555555555\n")
     assert reboot.owed(state, proc) is None
@@ -160,7 +175,7 @@ def smi(tree, body, timeout=20.0):
 
 
 def test_npu_smi_answers(tree):
-    answer = smi(tree, f"echo \"$LD_LIBRARY_PATH\" > {tree.root}/libraries\n[ \"$*\" = info ] || exit 1\ncat <<'END'\n{TABLE}END")
+    answer = smi(tree, f'echo "$LD_LIBRARY_PATH" > {tree.root}/libraries\n[ "$*" = info ] || exit 1\ncat <<\'END\'\n{TABLE}END')
     assert (answer["available"], answer["reason"], answer["npu_smi_version"]) == (True, None, "25.0.rc1.1")
     assert (answer["devices"][0]["health"], answer["devices"][0]["hbm_total_mb"], answer["processes"]) == ("OK", 65536, [])
     libraries = (tree.root / "libraries").read_text().strip().split(":")
@@ -170,7 +185,9 @@ def test_npu_smi_answers(tree):
 @pytest.mark.parametrize(
     "body, reason",
     [
-        pytest.param("echo 'dcmi module initialize failed. ret is -8005'; exit 255", "dcmi module initialize failed. ret is -8005 (npu-smi returned 255)", id="refuses"),
+        pytest.param(
+            "echo 'dcmi module initialize failed. ret is -8005'; exit 255", "dcmi module initialize failed. ret is -8005 (npu-smi returned 255)", id="refuses"
+        ),
         pytest.param("exit 0", "npu-smi printed nothing (npu-smi returned 0)", id="silent"),
         pytest.param("head -c 3000 /dev/zero; echo; echo \u4e2d\u6587", "\u4e2d\u6587 (npu-smi returned 0)", id="garbage"),
     ],
@@ -190,7 +207,8 @@ def test_npu_smi_is_a_folder_or_missing_or_not_executable(tree):
     assert info.find_smi(str(path)) == (None, f"npu-smi was not found ({path}); the driver brings it")
     path.mkdir(parents=True)
     assert info.find_smi(str(path)) == (
-        None, f"{path} is a folder (a container's bind mount makes one where the file is missing); remove it and install the driver again",
+        None,
+        f"{path} is a folder (a container's bind mount makes one where the file is missing); remove it and install the driver again",
     )
     path.rmdir()
     path.write_text("")
@@ -204,7 +222,14 @@ def test_npu_smi_is_not_asked(tree):
 
 def test_a_bare_node_and_a_whole_one_have_one_shape(tree):
     roots = tree.roots
-    places = {"sysfs_root": roots.sysfs, "proc_root": roots.proc, "dev_root": roots.dev, "etc_root": roots.etc, "ascend_root": roots.ascend, "state_dir": roots.state}
+    places = {
+        "sysfs_root": roots.sysfs,
+        "proc_root": roots.proc,
+        "dev_root": roots.dev,
+        "etc_root": roots.etc,
+        "ascend_root": roots.ascend,
+        "state_dir": roots.state,
+    }
     bare = info.gather(query=False, disk_paths=("/mnt/x",), **places)
     tree.npus()
     tree.driver()

@@ -14,8 +14,21 @@ from hypothesis import strategies as st
 RECORDINGS = sorted((Path(__file__).parents[4] / "fixtures/npu-smi").glob("*.txt"))
 PARSERS = {"board": npu_smi.parse_board, "usages": npu_smi.parse_usages, "memory": npu_smi.parse_memory}
 DEVICE_KEYS = {
-    "npu_id", "chip_id", "phy_id", "name", "health", "bus_id", "power_w", "temp_c", "hugepages_used", "hugepages_total", "aicore_pct", "memory_used_mb",
-    "memory_total_mb", "hbm_used_mb", "hbm_total_mb",
+    "npu_id",
+    "chip_id",
+    "phy_id",
+    "name",
+    "health",
+    "bus_id",
+    "power_w",
+    "temp_c",
+    "hugepages_used",
+    "hugepages_total",
+    "aicore_pct",
+    "memory_used_mb",
+    "memory_total_mb",
+    "hbm_used_mb",
+    "hbm_total_mb",
 }
 
 
@@ -62,23 +75,58 @@ def test_elided_rows_are_passed_over():
         pytest.param("", "npu-smi printed nothing", id="empty"),
         pytest.param("bash: npu-smi: command not found\n", "bash: npu-smi: command not found", id="missing"),
         pytest.param("This device is not permitted.\nbye\n", "bye", id="last-line-where-none-is-telling"),
-        pytest.param("dcmi model initialized failed, because the device is used. ret is -8020\n\n", "dcmi model initialized failed, because the device is used. ret is -8020",
-                     id="used-by-a-container"),
+        pytest.param(
+            "dcmi model initialized failed, because the device is used. ret is -8020\n\n",
+            "dcmi model initialized failed, because the device is used. ret is -8020",
+            id="used-by-a-container",
+        ),
     ],
 )
 def test_errors(text, error):
     assert npu_smi.parse_info(text) == {"error": error}
 
 
-@pytest.mark.parametrize("text, value", [("93.6", 93.6), (" 32 ", 32), ("NA", None), ("-", None), ("", None), ("-5", -5), ("1e9", None), ("٣", None), ("9" * 30, None)])
+@pytest.mark.parametrize(
+    "text, value", [("93.6", 93.6), (" 32 ", 32), ("NA", None), ("-", None), ("", None), ("-5", -5), ("1e9", None), ("٣", None), ("9" * 30, None)]
+)
 def test_numbers(text, value):
     assert npu_smi.number(text) == value
 
 
 # Text that looks enough like the real thing to reach every branch.
-CELLS = st.sampled_from(["NPU", "NPU ID", "Name", "NPU   Name", "Chip", "Chip  Phy-ID", "Device", "Health", "Bus-Id", "Power(W)    Temp(C)", "AICore(%)  Memory-Usage(MB)",
-                         "HBM-Usage(MB)", "NPU Util(%)", "Process id", "Process name", "npu-smi 1 Version: 2", "0  910B", "0 0", "OK", "NA", "-", "12 / 34", "/", "0000:C1:00.0",
-                         "7", "", " ", "٤", "\x00"])
+CELLS = st.sampled_from(
+    [
+        "NPU",
+        "NPU ID",
+        "Name",
+        "NPU   Name",
+        "Chip",
+        "Chip  Phy-ID",
+        "Device",
+        "Health",
+        "Bus-Id",
+        "Power(W)    Temp(C)",
+        "AICore(%)  Memory-Usage(MB)",
+        "HBM-Usage(MB)",
+        "NPU Util(%)",
+        "Process id",
+        "Process name",
+        "npu-smi 1 Version: 2",
+        "0  910B",
+        "0 0",
+        "OK",
+        "NA",
+        "-",
+        "12 / 34",
+        "/",
+        "0000:C1:00.0",
+        "7",
+        "",
+        " ",
+        "٤",
+        "\x00",
+    ]
+)
 LINES = st.one_of(
     st.lists(st.one_of(CELLS, st.text(max_size=12)), max_size=6).map(lambda cells: "|" + "|".join(cells) + "|"),
     st.sampled_from(["+---+", "+===+"]),

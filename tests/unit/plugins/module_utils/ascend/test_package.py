@@ -39,8 +39,17 @@ def test_names(name, kind, version, chip, arch):
     assert Package.parse(name) == Package(name=name, kind=kind, version=version, chip=chip, arch=arch, format=name[-3:])
 
 
-@pytest.mark.parametrize("name", ["", "toolkit.run", "Ascend-hdk-910b-mcu_25.50.10.zip", "Ascend-cann-nnae_8.1.RC1_linux-aarch64.run",
-                                  "Ascend-cann-toolkit_8.1.RC1_linux-aarch64.run.part", "Ascend-cann-toolkit_8.1.RC1_linux-riscv64.run"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "toolkit.run",
+        "Ascend-hdk-910b-mcu_25.50.10.zip",
+        "Ascend-cann-nnae_8.1.RC1_linux-aarch64.run",
+        "Ascend-cann-toolkit_8.1.RC1_linux-aarch64.run.part",
+        "Ascend-cann-toolkit_8.1.RC1_linux-riscv64.run",
+    ],
+)
 def test_other_names_are_refused(name):
     with pytest.raises(PackageError) as refused:
         Package.parse(name)
@@ -68,7 +77,9 @@ def test_another_kind_is_refused():
     assert Package.of_kind("Ascend-hdk-910b-npu_25.0.rc1.1_linux-aarch64.zip", "firmware").kind == "hdk"
 
 
-@pytest.mark.parametrize("spelling, name", [("910b", "910b"), ("Ascend910B", "910b"), ("ascend910_93", "a3"), ("A3", "a3"), ("ascend310p", "310p"), ("910A", "910")])
+@pytest.mark.parametrize(
+    "spelling, name", [("910b", "910b"), ("Ascend910B", "910b"), ("ascend910_93", "a3"), ("A3", "a3"), ("ascend310p", "310p"), ("910A", "910")]
+)
 def test_families(spelling, name):
     assert family(spelling) == name
 

@@ -47,8 +47,13 @@ def test_eight_npus_in_bus_order_among_other_devices(tree):
     assert reason is None
     assert [device["pci_address"][5:7] for device in devices] == ["01", "02", "41", "42", "81", "82", "c1", "c2"]
     assert devices[7] == {
-        "pci_address": "0000:c2:00.0", "vendor_id": HUAWEI, "device_id": "0xd802", "subsystem_vendor_id": HUAWEI, "subsystem_device_id": "0x3004",
-        "product": "Atlas 800I A2", "numa_node": 7,
+        "pci_address": "0000:c2:00.0",
+        "vendor_id": HUAWEI,
+        "device_id": "0xd802",
+        "subsystem_vendor_id": HUAWEI,
+        "subsystem_device_id": "0x3004",
+        "product": "Atlas 800I A2",
+        "numa_node": 7,
     }
 
 

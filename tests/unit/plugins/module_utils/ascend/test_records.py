@@ -12,9 +12,19 @@ from tests.unit.plugins.module_utils.ascend.node_tree import ARCH
 def test_a_whole_driver(tree):
     tree.driver()
     assert records.read_driver(tree.roots.ascend, tree.roots.etc) == {
-        "version": "25.0.rc1.1", "reason": None, "state": "installed", "inner_version": "V100R001C21SPC002B220", "path": f"{tree.ascend}/driver", "complete": True,
-        "user": "HwHiAiUser", "group": "HwHiAiUser", "install_for_all": False, "install_path": str(tree.ascend), "record_reason": None,
-        "compatible_firmware": ["7.0.0", "7.7.99"], "compatible_version": ["V100R001C20", "V100R001C21"],
+        "version": "25.0.rc1.1",
+        "reason": None,
+        "state": "installed",
+        "inner_version": "V100R001C21SPC002B220",
+        "path": f"{tree.ascend}/driver",
+        "complete": True,
+        "user": "HwHiAiUser",
+        "group": "HwHiAiUser",
+        "install_for_all": False,
+        "install_path": str(tree.ascend),
+        "record_reason": None,
+        "compatible_firmware": ["7.0.0", "7.7.99"],
+        "compatible_version": ["V100R001C20", "V100R001C21"],
     }
 
 
@@ -50,13 +60,25 @@ def empty_version(tree):
     "lay, version, state, reason",
     [
         (no_driver, None, "absent", "no driver is installed ({ascend}/driver/version.info is missing)"),
-        (interrupted, None, "partial",
-         "{etc}/ascend_install.info records a driver in {ascend}, but {ascend}/driver/version.info is missing: an installation or removal was interrupted"),
-        (recorded_only, None, "partial",
-         "{etc}/ascend_install.info records a driver in {ascend}, but {ascend}/driver/version.info is missing: an installation or removal was interrupted"),
+        (
+            interrupted,
+            None,
+            "partial",
+            "{etc}/ascend_install.info records a driver in {ascend}, but {ascend}/driver/version.info is missing: an installation or removal was interrupted",
+        ),
+        (
+            recorded_only,
+            None,
+            "partial",
+            "{etc}/ascend_install.info records a driver in {ascend}, but {ascend}/driver/version.info is missing: an installation or removal was interrupted",
+        ),
         (files_only, None, "partial", "{ascend}/driver is there without version.info: an installation or removal was interrupted"),
-        (half_removed, "25.0.rc1.1", "partial",
-         "{etc}/ascend_install.info has no driver (Driver_Install_Path_Param is missing), though {ascend}/driver/version.info is there: a removal was interrupted"),
+        (
+            half_removed,
+            "25.0.rc1.1",
+            "partial",
+            "{etc}/ascend_install.info has no driver (Driver_Install_Path_Param is missing), though {ascend}/driver/version.info is there: a removal was interrupted",
+        ),
         (empty_version, None, "partial", "{ascend}/driver/version.info has no line Version="),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -86,11 +108,18 @@ def test_a_driver_without_a_readable_record_is_whole(tree):
 def test_firmware(tree):
     path = f"{tree.ascend}/firmware/version.info"
     assert records.read_firmware(tree.roots.ascend) == {
-        "version": None, "reason": f"no firmware is installed ({path} is missing)", "state": "absent", "package_version": None, "compatible_drivers": [],
+        "version": None,
+        "reason": f"no firmware is installed ({path} is missing)",
+        "state": "absent",
+        "package_version": None,
+        "compatible_drivers": [],
     }
     tree.firmware()
     assert records.read_firmware(tree.roots.ascend) == {
-        "version": "7.7.0.1.231", "reason": None, "state": "installed", "package_version": "25.0.rc1.1",
+        "version": "7.7.0.1.231",
+        "reason": None,
+        "state": "installed",
+        "package_version": "25.0.rc1.1",
         "compatible_drivers": [["24.1", "24.1."], ["25.0", "25.0."]],
     }
 
@@ -101,11 +130,21 @@ def test_the_old_layout(tree):
     tree.link("ascend-toolkit/8.1", "8.1.RC1")
     cann = records.read_cann(tree.roots.ascend)
     assert (cann["latest"], cann["reason"], cann["layout"]) == ("8.1.RC1", None, "ascend-toolkit")
-    assert cann["trees"] == [{
-        "version": "8.1.RC1", "path": str(home), "toolkit": "8.1.RC1", "toolkit_state": "installed", "toolkit_reason": None,
-        "inner_version": "V100R001C21SPC001B238", "compatible_version": ["V100R001C20", "V100R001C21"], "arch": ARCH,
-        "kernels": {"version": "8.1.RC1", "chips": ["910b"]}, "kernels_state": "installed", "kernels_reason": None,
-    }]
+    assert cann["trees"] == [
+        {
+            "version": "8.1.RC1",
+            "path": str(home),
+            "toolkit": "8.1.RC1",
+            "toolkit_state": "installed",
+            "toolkit_reason": None,
+            "inner_version": "V100R001C21SPC001B238",
+            "compatible_version": ["V100R001C20", "V100R001C21"],
+            "arch": ARCH,
+            "kernels": {"version": "8.1.RC1", "chips": ["910b"]},
+            "kernels_state": "installed",
+            "kernels_reason": None,
+        }
+    ]
 
 
 def test_the_new_layout(tree):
@@ -113,7 +152,12 @@ def test_the_new_layout(tree):
     cann = records.read_cann(tree.roots.ascend)
     assert (cann["latest"], cann["layout"], len(cann["trees"])) == ("8.5.0", "cann", 1)
     found = cann["trees"][0]
-    assert (found["path"], found["toolkit"], found["kernels"], found["toolkit_state"]) == (str(home), "8.5.0", {"version": "8.5.0", "chips": ["910b"]}, "installed")
+    assert (found["path"], found["toolkit"], found["kernels"], found["toolkit_state"]) == (
+        str(home),
+        "8.5.0",
+        {"version": "8.5.0", "chips": ["910b"]},
+        "installed",
+    )
 
 
 def test_several_versions_newest_first(tree):
@@ -186,7 +230,12 @@ def test_kernels_for_two_chips(tree):
 def test_nnal(tree):
     tree.nnal()
     assert records.read_nnal(tree.roots.ascend) == {
-        "version": "8.1.RC1", "path": f"{tree.ascend}/nnal/atb/8.1.RC1", "reason": None, "state": "installed", "complete": True, "cxx_abis": [0, 1],
+        "version": "8.1.RC1",
+        "path": f"{tree.ascend}/nnal/atb/8.1.RC1",
+        "reason": None,
+        "state": "installed",
+        "complete": True,
+        "cxx_abis": [0, 1],
         "versions": ["8.1.RC1"],
     }
 
