@@ -208,11 +208,10 @@ def kernels_tree(cann: Cann, chip: str, world: World) -> Tree:
     return tree
 
 
-def placeholders(trees: list[Tree]) -> str:
-    names = {path for tree in trees for path, (kind, _, content) in tree.entries.items()
-             if kind == "file" and not path.endswith(".so") and any(mark in (content if isinstance(content, bytes) else content.encode())
-                                                                   for mark in (b"%TOP%", b"%VERSION_DIR%", b"%USER%"))}
-    return "".join(f"{name}\n" for name in sorted(names))
+def placeholders(tree: Tree) -> str:
+    """The files of one part whose %NAME% the installer fills in, one a line."""
+    return "".join(f"{path}\n" for path, (kind, _, content) in sorted(tree.entries.items())
+                   if kind == "file" and not path.endswith(".so") and any(mark in content for mark in (b"%TOP%", b"%VERSION_DIR%", b"%USER%")))
 
 
 def cann_payload(cann: Cann, arch: str, world: World, installer: str, parts: dict[str, Tree], chip: str = "") -> Tree:
@@ -221,10 +220,10 @@ def cann_payload(cann: Cann, arch: str, world: World, installer: str, parts: dic
     payload.file("common.sh", render("common.sh", {}))
     payload.file("cann_common.sh", render("cann/common.sh", {"COMPONENT_VERSION": cann.component}))
     payload.file("sim.conf", world.shell() + f"PKG_VERSION={cann.version}\nPKG_ARCH={arch}\nPKG_CHIP={chip}\n")
-    payload.file("placeholders", placeholders(list(parts.values())))
     for name, tree in parts.items():
         payload.folder(f"parts/{name}")
         payload.add(tree, f"parts/{name}")
+        payload.file(f"placeholders/{name}", placeholders(tree))
     return payload
 
 

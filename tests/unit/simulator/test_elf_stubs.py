@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ARCH
+
+from tests.unit.simulator.simulated import ARCH
+# isort: split
 from elf import MACHINES, shared_object
 
 

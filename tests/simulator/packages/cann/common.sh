@@ -26,7 +26,12 @@ log_init() {
     say INFO "$SIM_LINE"
 }
 
-say() { printf '[%s] [%s] [%s] %s\n' "$PKG_LOG_NAME" "$(date +%Y%m%d-%H:%M:%S)" "$1" "$2" | tee -a "$log_file"; }
+say() {
+    local line
+    printf -v line '[%s] [%(%Y%m%d-%H:%M:%S)T] [%s] %s' "$PKG_LOG_NAME" -1 "$1" "$2"
+    echo "$line"
+    echo "$line" >> "$log_file"
+}
 fail() { say ERROR "$1"; exit "${2:-1}"; }
 
 parse_arguments() {
@@ -113,9 +118,8 @@ install_part() {
     (cd "$source" && tar -cf - .) | tar -xpf - --no-same-owner -C "$version_dir" 2>/dev/null || fail "$run install failed: cannot write below $version_dir"
     while read -r file; do
         path=$version_dir/$file
-        [ -f "$path" ] || continue
         sed -i -e "s|%TOP%|$top|g" -e "s|%VERSION_DIR%|$version_dir|g" -e "s|%USER%|$(sim_user)|g" -e "s|%GROUP%|$(sim_group)|g" "$path"
-    done < "$payload/placeholders"
+    done < "$payload/placeholders/$part"
     say INFO "$run --full --quiet --nox11${for_all_flag:-} install success"
 }
 

@@ -7,7 +7,7 @@ log_file=$seclog/ascend_install.log
 default_path=$SIM_ROOT/usr/local/Ascend
 red='\033[31m' green='\033[32m' yellow='\033[33m' plain='\033[0m'
 
-stamp() { date +'%Y-%m-%d %H:%M:%S'; }
+stamp() { printf '%(%Y-%m-%d %H:%M:%S)T' -1; }
 show() { echo -e "[$TAG] [$(stamp)] $1"; }
 log() { echo "[$TAG] [$(stamp)] [uid=0(root)] $1" >> "$log_file"; }
 both() { show "$1"; log "$(echo -e "$1" | sed 's/\x1b\[[0-9;]*m//g')"; }
