@@ -52,7 +52,9 @@ def test_names_in_the_media(given, kernels):
     names = ROLE.value("__cann_files", npu_node=npu(), **given)
     version = given.get("cann_version", "8.1.RC1")
     assert names == {
-        "toolkit": f"ascend/Ascend-cann-toolkit_{version}_linux-aarch64.run", "kernels": kernels, "nnal": f"ascend/Ascend-cann-nnal_{version}_linux-aarch64.run",
+        "toolkit": f"ascend/Ascend-cann-toolkit_{version}_linux-aarch64.run",
+        "kernels": kernels,
+        "nnal": f"ascend/Ascend-cann-nnal_{version}_linux-aarch64.run",
     }
 
 
@@ -110,7 +112,9 @@ def test_files_are_seen_by_place_content_and_mode():
     assert ROLE.value("__cann_stale", __cann_register_files=seen, **given) == ["/etc/npuops/npu.env"]
 
 
-@pytest.mark.parametrize("scope, root, profile", [("system", None, "/etc/profile.d/npuops.sh"), ("system", "/x/etc", "/x/etc/profile.d/npuops.sh"), ("user", None, "")])
+@pytest.mark.parametrize("scope, root, profile", [
+    ("system", None, "/etc/profile.d/npuops.sh"), ("system", "/x/etc", "/x/etc/profile.d/npuops.sh"), ("user", None, ""),
+])
 def test_the_profile_is_for_system_scope(scope, root, profile):
     given = {"npu_scope": scope, **({"npu_etc_root": root} if root else {})}
     assert ROLE.value("cann_profile", **given) == profile

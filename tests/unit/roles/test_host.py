@@ -61,7 +61,9 @@ def test_only_health_system_and_kernel_are_warnings():
     assert {check["id"] for check in checks if check.get("severity") == "warning"} == {"host-health-warning", "host-system", "host-kernel"}
 
 
-@pytest.mark.parametrize("os_id, family", [("ubuntu", "Debian"), ("debian", "Debian"), ("openEuler", "RedHat"), ("rocky", "RedHat"), ("alpine", ""), (None, "")])
+@pytest.mark.parametrize("os_id, family", [
+    ("ubuntu", "Debian"), ("debian", "Debian"), ("openEuler", "RedHat"), ("rocky", "RedHat"), ("alpine", ""), (None, ""),
+])
 def test_family(os_id, family):
     assert ROLE.value("__host_family", npu_node=npu(host={"os_id": os_id})) == family
 
