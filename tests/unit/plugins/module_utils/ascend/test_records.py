@@ -77,7 +77,8 @@ def empty_version(tree):
             half_removed,
             "25.0.rc1.1",
             "partial",
-            "{etc}/ascend_install.info has no driver (Driver_Install_Path_Param is missing), though {ascend}/driver/version.info is there: a removal was interrupted",
+            "{etc}/ascend_install.info has no driver (Driver_Install_Path_Param is missing), though {ascend}/driver/version.info is there: "
+            "a removal was interrupted",
         ),
         (empty_version, None, "partial", "{ascend}/driver/version.info has no line Version="),
     ],
