@@ -19,11 +19,8 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.proble
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare, in_range
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Of check_tools.conf those that a lean server can lack, with the packages of Debian and of RedHat that bring them.
-_TOOLS = (
-    ("lspci", "pciutils", "pciutils"), ("ifconfig", "net-tools", "net-tools"), ("modprobe", "kmod", "kmod"), ("udevadm", "udev", "systemd-udev"),
-    ("chattr", "e2fsprogs", "e2fsprogs"), ("ps", "procps", "procps-ng"), ("systemctl", "systemd", "systemd"), ("which", "debianutils", "which"),
-)
+# Of check_tools.conf those that a server may lack, with the package that brings them (its name is the same everywhere).
+_TOOLS = {"pciutils": "lspci", "net-tools": "ifconfig"}
 
 
 def _first_driver(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
@@ -98,22 +95,19 @@ def _build_tools(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
         return
     severity = "warning" if runner.check_mode else "error"
     kernel = node.host(roots.sysfs, roots.proc, roots.etc)["kernel"]
-    tools = {debian: (program, redhat) for program, debian, redhat in _TOOLS}
-    database = node.packages(roots.var, ("dkms", "gcc", "make", f"linux-headers-{kernel}", *tools))
+    database = node.packages(roots.var, ("dkms", "gcc", "make", f"linux-headers-{kernel}", *_TOOLS))
     if database is not None:
         lacks: list[str] | None = [name for name in ("dkms", "gcc", "make", f"linux-headers-{kernel}") if not database[name]]
         install = "apt-get install"
     else:
         lacks, install = _rpm_lacks(kernel), "dnf install"
-    if lacks and plan.wish.kind == "driver" and plan.wish.kernel_modules == "build":
+    if lacks and plan.wish.kernel_modules == "build":
         yield problem(
             "build_tools", f"not installed: {', '.join(lacks)}", f"what building the kernel modules for {kernel} needs",
             f"{install} {' '.join(lacks)}, or set kernel_modules: prebuilt when the package's ready-made modules fit this kernel", severity,
         )
     missing = [
-        debian if database is not None else redhat
-        for debian, (program, redhat) in tools.items()
-        if not (database or {}).get(debian) and shutil.which(program, path=_SEARCH) is None
+        package for package, program in _TOOLS.items() if not (database or {}).get(package) and shutil.which(program, path=_SEARCH) is None
     ]
     if missing:
         yield problem(

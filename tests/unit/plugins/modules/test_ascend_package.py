@@ -156,12 +156,6 @@ def test_a_driver_that_asks_for_a_reboot(tree, monkeypatch):
                 "linux-headers-5.15.0-25-generic",
                 "pciutils",
                 "net-tools",
-                "kmod",
-                "udev",
-                "e2fsprogs",
-                "procps",
-                "systemd",
-                "debianutils",
             )
         ),
     )

@@ -34,12 +34,6 @@ DPKG = "".join(
         "linux-headers-5.15.0-25-generic",
         "pciutils",
         "net-tools",
-        "kmod",
-        "udev",
-        "e2fsprogs",
-        "procps",
-        "systemd",
-        "debianutils",
     )
 )
 
