@@ -81,8 +81,8 @@ def test_a_role_defines_variables_of_its_own_prefix_only(role):
 def test_a_stack_feeds_variables_that_exist(stack):
     known = set().union(*(load(role / "defaults" / "main.yml") for role in ROLES))
     pins = load(stack)
-    assert pins["name"] == stack.stem
-    assert sorted(set(pins) - known - {"name", "title"}) == []
+    assert pins["stack"] == stack.stem
+    assert sorted(set(pins) - known - {"stack", "stack_title"}) == []
 
 
 def test_stacks_pin_the_same_things():
@@ -109,7 +109,13 @@ def test_the_product_does_not_know_the_simulator():
 
 def test_no_task_sources_a_vendor_script():
     pattern = re.compile(r"^\s*(source|\.)\s+\S*(set_env|setenv)|source \S*set_env")
-    told = [f"{path.name}:{line.strip()}" for path in tracked("roles", "playbooks") if path.suffix in {".yml", ".j2"} for line in path.read_text().splitlines() if pattern.search(line) and not line.strip().startswith("#")]
+    told = [
+        f"{path.name}:{line.strip()}"
+        for path in tracked("roles", "playbooks")
+        if path.suffix in {".yml", ".j2"}
+        for line in path.read_text().splitlines()
+        if pattern.search(line) and not line.strip().startswith("#")
+    ]
     assert told == []
 
 
