@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CHECKOUT, Node
+from tests.integration.nodes import CHECKOUT, Node
 
 FIXTURES = CHECKOUT / "tests" / "fixtures" / "weights"
 W8A8 = "mnt/weights/DeepSeek-R1-W8A8"

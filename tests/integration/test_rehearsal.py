@@ -8,7 +8,7 @@ import json
 import pytest
 from safetensors import safe_open
 
-from .conftest import CHECKOUT, INVENTORY, Node
+from tests.integration.nodes import CHECKOUT, INVENTORY, Node
 
 STAGES = ["NPU", "HDK", "CANN", "Python", "torch_npu", "merged weights", "graph sinking", "KTransformers"]
 ROLES = ["host", "hdk", "conda_py311", "cann", "torch_npu_opplugin", "weights_merge", "npu_graph_sink", "ktransformers"]
