@@ -137,11 +137,11 @@ def run(
     folder = os.path.abspath(folder)
     started_here = False
     state = status(folder)
-    if not _answers(state, digest, folder, title):
+    if not answers(state, digest, folder, title):
         os.makedirs(folder, exist_ok=True)
         with _starting(folder):
             state = status(folder)  # another starter may have been first
-            if not _answers(state, digest, folder, title):
+            if not answers(state, digest, folder, title):
                 _stop_leftovers(folder)
                 _start(folder, digest, title, work)
                 started_here = True
@@ -195,6 +195,19 @@ def status(folder: str) -> t.Dict[str, t.Any]:
     return answer
 
 
+def answers(state: t.Dict[str, t.Any], digest: str, folder: str, title: str) -> bool:
+    """Whether nothing has to be started for run(folder, digest, …), because it is running or done; state: status(folder).
+
+    Raises JobBusy when another digest is running.
+    """
+    if state["state"] == "running" and state["digest"] != digest:
+        raise JobBusy(
+            f"{folder} is busy with {state['title']} (pid {state['pid']}{_elsewhere(state['host'])}, digest {str(state['digest'])[:12]}), "
+            f"so {title} (digest {digest[:12]}) is not started; wait until it has ended, or end that process"
+        )
+    return state["state"] in ("running", "done") and state["digest"] == digest
+
+
 def stop(folder: str, grace: float = _LEFTOVER_GRACE) -> None:
     """End the job in `folder` with every process that belongs to it: SIGTERM, and SIGKILL after `grace` seconds.
 
@@ -229,16 +242,6 @@ def belongs_to_job() -> t.List[int]:
 
 
 # How the state of a job is found
-
-
-def _answers(state: t.Dict[str, t.Any], digest: str, folder: str, title: str) -> bool:
-    """Whether the job as it is answers a run() of `digest`: nothing has to be started."""
-    if state["state"] == "running" and state["digest"] != digest:
-        raise JobBusy(
-            f"{folder} is busy with {state['title']} (pid {state['pid']}{_elsewhere(state['host'])}, digest {str(state['digest'])[:12]}), "
-            f"so {title} (digest {digest[:12]}) is not started; wait until it has ended, or end that process"
-        )
-    return state["state"] in ("running", "done") and state["digest"] == digest
 
 
 def _elsewhere(host: t.Any) -> str:
@@ -436,7 +439,11 @@ def _worker(folder: str, digest: str, title: str, work: t.Callable[[Progress], t
         os.write(sign_in, _words(exc).encode())
         os._exit(1)
     os.close(sign_in)
-    end = _do(work, Progress(os.path.join(folder, "progress.json"), token), who["started_uptime"])
+    progress = Progress(os.path.join(folder, "progress.json"), token)
+    try:
+        end = _do(work, progress, who["started_uptime"])
+    except JobStopped as exc:  # just when the work had ended
+        end = {"state": "failed", "error": str(exc)}
     end["token"] = token
     with contextlib.suppress(OSError):
         os.unlink(reserve)
@@ -462,7 +469,7 @@ def _detach(log: int, keep: int) -> None:
     sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = sys.stdout
     os.chdir("/")
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])  # until the work has begun, and its end can be told
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -482,11 +489,16 @@ def _do(work: t.Callable[[Progress], t.Optional[t.Dict[str, t.Any]]], progress: 
     result: t.Optional[t.Dict[str, t.Any]] = None
     error = None
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         result = work(progress)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
     except BaseException as exc:  # pylint: disable=broad-except
         error = _words(exc)
         result = getattr(exc, "result", None)
-        traceback.print_exc()
+        if isinstance(exc, JobError):
+            print(error)  # it speaks for itself
+        else:
+            traceback.print_exc()
     with contextlib.suppress(Exception):
         progress.flush()
         sys.stdout.flush()

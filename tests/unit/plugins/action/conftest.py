@@ -30,6 +30,27 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_failed(self, result, ignore_errors=False): self._keep("failed", result)
     def v2_runner_on_unreachable(self, result): self._keep("unreachable", result)
 '''
+# Becomes root for Ansible, and nobody for the kernel: tests run as any user.
+BECOME = """
+from __future__ import annotations
+from ansible.plugins.become import BecomeBase
+DOCUMENTATION = '''
+name: pretend
+short_description: only say that one is root
+description: for tests
+author: tests
+options:
+  become_user: {description: x, default: root, keyword: [{name: become_user}]}
+  become_exe: {description: x, default: env, keyword: [{name: become_exe}]}
+  become_flags: {description: x, default: "", keyword: [{name: become_flags}]}
+  become_pass: {description: x}
+'''
+class BecomeModule(BecomeBase):
+    name = "pretend"
+    def build_become_command(self, cmd, shell):
+        super().build_become_command(cmd, shell)
+        return "env BECAME=yes " + self._build_success_command(cmd, shell)
+"""
 
 
 class Run:
@@ -55,6 +76,8 @@ class Controller:
         self.environment: dict[str, str] = {}
         (folder / "callbacks").mkdir()
         (folder / "callbacks" / "recorder.py").write_text(RECORDER)
+        (folder / "become").mkdir()
+        (folder / "become" / "pretend.py").write_text(BECOME)
 
     def __call__(self, plays, *options: str, inventory: dict | None = None, stdin=subprocess.DEVNULL) -> Run:
         records = self.folder / "records"
@@ -73,6 +96,7 @@ class Controller:
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
             "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / "collections"),
             "ANSIBLE_CALLBACK_PLUGINS": str(self.folder / "callbacks"),
+            "ANSIBLE_BECOME_PLUGINS": str(self.folder / "become"),
             "ANSIBLE_CALLBACKS_ENABLED": "recorder",
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml",
             "ANSIBLE_LOCALHOST_WARNING": "False",

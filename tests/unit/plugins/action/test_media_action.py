@@ -17,6 +17,9 @@ import yaml
 BIG = bytes(range(256)) * 2048
 FILES = {"ascend/toolkit_1.run": BIG, "wheels/aarch64/a-1-py3-none-any.whl": b"wheel a", "wheels/aarch64/b-1-py3-none-any.whl": b"wheel b"}
 
+# Else Ansible would try to hand files over to that user.
+ADMINS = {"ansible_admin_users": ["root", "somebody"]}
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -148,6 +151,16 @@ def test_what_can_not_be_had(ansible, source, tmp_path):
     assert messages["mode"] == "mode 'rw' is no octal number such as '0644'"
     assert "step" in messages["private"]
     assert lying_in(dest) == {}
+
+
+def test_with_become_and_a_loop_files_go_through_the_temporary_directory(ansible, source, tmp_path):
+    task = media(source, tmp_path / "{{ item }}", "wheels/aarch64/", mode="0600")
+    run = ansible([dict(task, loop=["a", "b"], become=True, become_method="pretend", become_user="somebody", vars=ADMINS)], "-vvv")
+    assert run.rc == 0 and re.search(r"PUT \S+/media/wheels/aarch64/a-1-py3-none-any.whl TO \S+/remote-tmp/", run.output)
+    for name in "ab":
+        assert sorted(lying_in(tmp_path / name)) == sorted(file for file in FILES if file.startswith("wheels"))
+        assert os.stat(tmp_path / name / "wheels/aarch64/a-1-py3-none-any.whl").st_mode & 0o7777 == 0o600
+    assert not list((ansible.folder / "home" / "remote-tmp").glob("*"))
 
 
 class DroppingHandler(http.server.SimpleHTTPRequestHandler):

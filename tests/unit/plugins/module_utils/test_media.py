@@ -263,7 +263,15 @@ def test_place_refuses_what_was_damaged_on_the_way_and_keeps_the_old_file(dest):
     assert fetched(dest) == b"old" and not os.path.exists(FILE.partial(dest))
 
 
-@pytest.mark.parametrize("content, done", [(CONTENT, True), (CONTENT[:-1], False), (b"x" * len(CONTENT), False), (None, False)], ids=["whole", "part", "damaged", "absent"])
+@pytest.mark.parametrize(
+    "content, done",
+    [
+        pytest.param(CONTENT, True, id="whole"),
+        pytest.param(CONTENT[:-1], False, id="a-part"),
+        pytest.param(b"x" * len(CONTENT), False, id="damaged"),
+        pytest.param(None, False, id="none"),
+    ],
+)
 def test_finish_partial(dest, content, done):
     media.make_folders(os.path.join(dest, "ascend"))
     if content is not None:
