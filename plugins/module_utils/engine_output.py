@@ -19,7 +19,7 @@ RATE = re.compile(r"^\[rank:\d+\](prompt eval|eval) rate:\s+([0-9.]+) tokens/s",
 COUNT = re.compile(r"^\[rank:\d+\](prompt eval|eval) count:\s+(\d+) token", re.M)
 # What support-npu prints between the words of its answer: tensors, and notes on the graph.
 DUMP = re.compile(r"tensor\(\[.*?\](?:,\s*device='[^']*')?(?:,\s*dtype=[\w.]+)?\)\n?", re.S)
-NOTE = re.compile(r"^\[rank:\d+\].*\n?", re.M)
+NOTE = re.compile(r"\[rank:\d+\]-{3,}.*\n?")
 LAYER = re.compile(r"loading (?:layer )?blk\.(\d+)\.")
 
 

@@ -247,25 +247,26 @@ def sha256_of(path):
 
 
 def look_at_tree(params, machine):
-    tree = os.path.realpath(params["source"])
+    # Paths are told by the link, which stays when another tree is laid.
+    link, tree = os.path.abspath(params["source"]), os.path.realpath(params["source"])
     if not os.path.isdir(tree):
-        return {"found": False, "reason": f"{params['source']} is not there yet", "tree": tree, "commit": None, "digest": None, "server": False,
-                "problems": [], "rule": engine_source.rule_path(tree, params["rule"]), "plugin_path": None,
+        return {"found": False, "reason": f"{link} is not there yet", "tree": tree, "commit": None, "digest": None, "server": False,
+                "problems": [], "rule": engine_source.rule_path(link, params["rule"]), "plugin_path": None,
                 "overlay": {"pending": [], "digest": overlay.digest([])}}
     # Laid by source_tree, which notes beside the tree what it is.
     record = read_json(tree + ".json") or {}
     server = params["server_module"]
-    problems = engine_source.look(tree, params["chat_module"], server or None, params["rule"], params["build"])
+    problems = engine_source.look(link, params["chat_module"], server or None, params["rule"], params["build"])
     changes = []
     try:
         changes = overlay.plan(tree, params["replacements"], params["edits"], machine)
     except OverlayError as exc:
         problems.append(engine_source.problem("overlay", str(exc), "a tree whose overlay is as it was laid", "see the message"))
-    folder = os.path.join(tree, graph_sink.SOURCE_FOLDERS.get(machine, "-"))
+    folder = os.path.join(link, graph_sink.SOURCE_FOLDERS.get(machine, "-"))
     return {
         "found": True, "reason": None, "tree": tree, "commit": record.get("commit"), "digest": record.get("digest"),
         "server": bool(server) and engine_source.module_file(tree, server) is not None, "problems": problems,
-        "rule": engine_source.rule_path(tree, params["rule"]),
+        "rule": engine_source.rule_path(link, params["rule"]),
         "plugin_path": folder if graph_sink.find_plugin(folder) else None,
         "overlay": {"pending": [change.path for change in changes if change.pending], "digest": overlay.digest(changes)},
     }
