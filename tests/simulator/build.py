@@ -9,6 +9,7 @@
 DIR/media is the media_source of an inventory, DIR/node the node that its packages act on. A second call changes nothing; the
 media are built again when the simulator or the arguments change, the node never is, because the playbook changes it.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,12 +33,16 @@ ARCHES = ("x86_64", "aarch64")
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build simulated media and a simulated node.")
     parser.add_argument("--root", type=Path, required=True, help="folder that gets media/ and node/")
-    parser.add_argument("--arch", choices=ARCHES, default=platform.machine() if platform.machine() in ARCHES else "x86_64", help="architecture of the packages")
+    parser.add_argument(
+        "--arch", choices=ARCHES, default=platform.machine() if platform.machine() in ARCHES else "x86_64", help="architecture of the packages"
+    )
     parser.add_argument("--python", default=sys.executable, help="python that the simulated conda environment is made from")
     parser.add_argument("--release", choices=sorted(RELEASES), default="guide", help="set of vendor packages, named as the stacks are")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--system", action="store_true", help="the packages act on / as root; DIR/node holds sys/ and proc/ only")
-    where.add_argument("--privileged", action="store_true", help="the packages believe to be root below DIR/node, a bare node whose driver is still to be installed")
+    where.add_argument(
+        "--privileged", action="store_true", help="the packages believe to be root below DIR/node, a bare node whose driver is still to be installed"
+    )
     return parser.parse_args(argv)
 
 

@@ -7,6 +7,7 @@ Layout and records: an installed CANN 8.1.RC1, github.com/leideng/CANN-8.1.RC1 (
 Of some thousand files only those are here that something may ask for. Text files carry %TOP%, %VERSION_DIR%, %USER% and
 %GROUP%, which the installer fills in.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -32,18 +33,60 @@ class Cann:
 
 # CANN 8.3.RC1 of the second stack. ASSUMPTION: component, inner version and build; only 8.1.RC1's and 8.2.RC1's are published.
 CANN_8_1 = Cann()
-CANN_8_2 = Cann("8.2.RC1", "7.8.0.1.231", "V100R001C22SPC001B231", ("V100R001C15", "V100R001C18", "V100R001C19", "V100R001C20", "V100R001C21", "V100R001C22"), "B100")
+CANN_8_2 = Cann(
+    "8.2.RC1", "7.8.0.1.231", "V100R001C22SPC001B231", ("V100R001C15", "V100R001C18", "V100R001C19", "V100R001C20", "V100R001C21", "V100R001C22"), "B100"
+)
 CANN_8_3 = Cann("8.3.RC1", "7.9.0.1.231", "V100R001C23SPC001B231", ("V100R001C19", "V100R001C20", "V100R001C21", "V100R001C22", "V100R001C23"), "B100")
 
 # library → (inner package, exported names, libraries it needs). What torch_npu needs: facts, python-stack.md 4.2.
 LIBRARIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "libruntime.so": ("runtime", (
-        "rtSetDevice", "rtGetDevice", "rtGetDeviceCount", "rtDeviceReset", "rtStreamCreate", "rtStreamDestroy", "rtStreamSynchronize", "rtEventCreate",
-        "rtEventRecord", "rtMalloc", "rtFree", "rtMemcpy", "rtMemcpyAsync", "rtKernelLaunch", "rtKernelLaunchWithHandle", "rtStreamBeginCapture",
-        "rtStreamEndCapture", "rtModelCreate", "rtModelExecute", "rtGetSocVersion"), ("libascend_hal.so",)),
-    "libascendcl.so": ("runtime", (
-        "aclInit", "aclFinalize", "aclrtSetDevice", "aclrtGetDeviceCount", "aclrtGetSocName", "aclrtMalloc", "aclrtFree", "aclrtMemcpy", "aclrtCreateStream",
-        "aclrtSynchronizeStream", "aclrtResetDevice", "aclGetRecentErrMsg", "aclmdlRICaptureBegin", "aclmdlRICaptureEnd", "aclAppLog"), ("libruntime.so",)),
+    "libruntime.so": (
+        "runtime",
+        (
+            "rtSetDevice",
+            "rtGetDevice",
+            "rtGetDeviceCount",
+            "rtDeviceReset",
+            "rtStreamCreate",
+            "rtStreamDestroy",
+            "rtStreamSynchronize",
+            "rtEventCreate",
+            "rtEventRecord",
+            "rtMalloc",
+            "rtFree",
+            "rtMemcpy",
+            "rtMemcpyAsync",
+            "rtKernelLaunch",
+            "rtKernelLaunchWithHandle",
+            "rtStreamBeginCapture",
+            "rtStreamEndCapture",
+            "rtModelCreate",
+            "rtModelExecute",
+            "rtGetSocVersion",
+        ),
+        ("libascend_hal.so",),
+    ),
+    "libascendcl.so": (
+        "runtime",
+        (
+            "aclInit",
+            "aclFinalize",
+            "aclrtSetDevice",
+            "aclrtGetDeviceCount",
+            "aclrtGetSocName",
+            "aclrtMalloc",
+            "aclrtFree",
+            "aclrtMemcpy",
+            "aclrtCreateStream",
+            "aclrtSynchronizeStream",
+            "aclrtResetDevice",
+            "aclGetRecentErrMsg",
+            "aclmdlRICaptureBegin",
+            "aclmdlRICaptureEnd",
+            "aclAppLog",
+        ),
+        ("libruntime.so",),
+    ),
     "libacl_tdt_channel.so": ("runtime", ("acltdtCreateChannel", "acltdtDestroyChannel"), ()),
     "libnnopbase.so": ("runtime", ("NnopbaseInit",), ()),
     "libascendalog.so": ("runtime", ("DlogRecord", "DlogGetlogLevel"), ()),
@@ -55,20 +98,34 @@ LIBRARIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "libregister.so": ("compiler", ("OpRegister",), ()),
     "libfmk_parser.so": ("compiler", ("FmkParse",), ()),
     "libascend_protobuf.so": ("compiler", ("ascend_protobuf_stub",), ()),
-    "libhccl.so": ("hccl", (
-        "HcclGetRootInfo", "HcclCommInitRootInfo", "HcclCommInitClusterInfo", "HcclCommDestroy", "HcclAllReduce", "HcclBroadcast", "HcclAllGather",
-        "HcclReduceScatter", "HcclSend", "HcclRecv"), ("libruntime.so",)),
+    "libhccl.so": (
+        "hccl",
+        (
+            "HcclGetRootInfo",
+            "HcclCommInitRootInfo",
+            "HcclCommInitClusterInfo",
+            "HcclCommDestroy",
+            "HcclAllReduce",
+            "HcclBroadcast",
+            "HcclAllGather",
+            "HcclReduceScatter",
+            "HcclSend",
+            "HcclRecv",
+        ),
+        ("libruntime.so",),
+    ),
     "libopapi.so": ("opp", ("aclnnMatmul", "aclnnAdd"), ()),
 }
 PARTS = ("runtime", "compiler", "hccl", "opp", "toolkit", "aoe", "mindstudio-toolkit", "test-ops", "pyACL", "ncs")
 FOLDERS = {"aoe": "tools/aoe", "ncs": "tools/ncs", "test-ops": "opp/test-ops"}
-PYACL = (PACKAGES / "cann" / "pyacl.py")
+PYACL = PACKAGES / "cann" / "pyacl.py"
 
 
 def version_info(part: str, cann: Cann) -> str:
     text = f"Version={cann.component}\nversion_dir={cann.version}\ntimestamp={cann.timestamp}\n"
     if part == "runtime":
-        text += "runtime_acl_version=1.0\nruntime_dvpp_version=1.0\nrequired_driver_ascendhal_version=4.0.0\nrequired_driver_dvppkernels_version=1.1\nrequired_driver_tsfw_version=1.0\n"
+        text += "runtime_acl_version=1.0\nruntime_dvpp_version=1.0\nrequired_driver_ascendhal_version=4.0.0\n"
+        text += "required_driver_dvppkernels_version=1.1\nrequired_driver_tsfw_version=1.0\n"
     short = ".".join(cann.component.split(".")[:2])
     lower = f"{short.split('.')[0]}.{int(short.split('.')[1]) - 1}"
     for other in ("compiler", "hccl", "opp", "runtime", "toolkit"):
@@ -83,8 +140,11 @@ def version_info(part: str, cann: Cann) -> str:
 def scripts(tree: Tree, folder: str, part: str, cann: Cann, world: World) -> None:
     """script/uninstall.sh of one inner package with the list of what it takes away."""
     up = "/".join([".."] * (folder.count("/") + 2))
-    tree.file(f"{folder}/script/uninstall.sh", render("cann/part_uninstall.sh", {
-        "PART": part, "VERSION": cann.version, "STATE": f"{world.root}/var/lib/npuops-simulator", "UP": up}), 0o550)
+    tree.file(
+        f"{folder}/script/uninstall.sh",
+        render("cann/part_uninstall.sh", {"PART": part, "VERSION": cann.version, "STATE": f"{world.root}/var/lib/npuops-simulator", "UP": up}),
+        0o550,
+    )
     names = [path for path, (kind, _, _) in tree.entries.items() if kind != "folder" and not path.startswith(f"{folder}/script/")]
     tree.file(f"{folder}/script/filelist.csv", "".join(f"{part},{path}\n" for path in sorted(names)), 0o440)
 
@@ -103,9 +163,22 @@ def part_tree(part: str, cann: Cann, arch: str, world: World) -> Tree:
     else:
         tree.file(f"{folder}/version.info", version_info(part, cann), 0o440)
         name = part.replace("-", "_").capitalize()
-        tree.file(f"{folder}/ascend_install.info", "".join(f"{name}_{key}={value}\n" for key, value in (
-            ("Install_Type", "full"), ("Chip_Type", "all"), ("Feature_Type", "all"), ("UserName", "%USER%"), ("UserGroup", "%GROUP%"),
-            ("Install_Path_Param", "%TOP%"), ("Arch_Linux_Path", form), ("Hetero_Arch_Flag", "n"))))
+        tree.file(
+            f"{folder}/ascend_install.info",
+            "".join(
+                f"{name}_{key}={value}\n"
+                for key, value in (
+                    ("Install_Type", "full"),
+                    ("Chip_Type", "all"),
+                    ("Feature_Type", "all"),
+                    ("UserName", "%USER%"),
+                    ("UserGroup", "%GROUP%"),
+                    ("Install_Path_Param", "%TOP%"),
+                    ("Arch_Linux_Path", form),
+                    ("Hetero_Arch_Flag", "n"),
+                )
+            ),
+        )
     tree.file(f"{folder}/scene.info", f"os=linux\nos_version=\narch={arch}\n", 0o440)
     for library, (owner, exports, needed) in LIBRARIES.items():
         if owner == part:
@@ -144,15 +217,45 @@ def part_tree(part: str, cann: Cann, arch: str, world: World) -> Tree:
 def combo_tree(cann: Cann, arch: str, world: World) -> Tree:
     """What the outer package adds: the version's links, record, environment script and uninstallers."""
     tree, form = Tree(), f"{arch}-linux"
-    tree.file(f"{form}/ascend_toolkit_install.info", "package_name=Ascend-cann-toolkit\n" + "".join(f"{key}={value}\n" for key, value in (
-        ("version", cann.version), ("innerversion", cann.inner_version), ("compatible_version", ",".join(f"[{item}]" for item in cann.compatible)),
-        ("arch", arch), ("os", "linux"), ("path", f"%VERSION_DIR%/{form}"))))
-    log_dir = f"{world.root}/var/log/ascend_seclog" if world.privileged else "${HOME}/var/log/ascend_seclog" if not world.root else f"{world.home}/var/log/ascend_seclog"
+    tree.file(
+        f"{form}/ascend_toolkit_install.info",
+        "package_name=Ascend-cann-toolkit\n"
+        + "".join(
+            f"{key}={value}\n"
+            for key, value in (
+                ("version", cann.version),
+                ("innerversion", cann.inner_version),
+                ("compatible_version", ",".join(f"[{item}]" for item in cann.compatible)),
+                ("arch", arch),
+                ("os", "linux"),
+                ("path", f"%VERSION_DIR%/{form}"),
+            )
+        ),
+    )
+    log_dir = (
+        f"{world.root}/var/log/ascend_seclog"
+        if world.privileged
+        else "${HOME}/var/log/ascend_seclog"
+        if not world.root
+        else f"{world.home}/var/log/ascend_seclog"
+    )
     tree.file(f"{form}/script/uninstall.sh", render("cann/uninstall.sh", {"LOG_DIR": log_dir}), 0o550)
     tree.file(f"{form}/script/set_env.sh", render("cann/set_env.sh", {}).replace("%WHICH%", cann.version), 0o444)
     tree.file("cann_uninstall.sh", render("cann/cann_uninstall.sh", {}), 0o550)
-    tree.file("combo_script/uninstall.sh", render("cann/combo_uninstall.sh", {
-        "VERSION": cann.version, "ARCH": arch, "ROOT": world.root, "PRIVILEGED": "y" if world.privileged else "n", "HOME": world.home if world.root else "${HOME}"}), 0o550)
+    tree.file(
+        "combo_script/uninstall.sh",
+        render(
+            "cann/combo_uninstall.sh",
+            {
+                "VERSION": cann.version,
+                "ARCH": arch,
+                "ROOT": world.root,
+                "PRIVILEGED": "y" if world.privileged else "n",
+                "HOME": world.home if world.root else "${HOME}",
+            },
+        ),
+        0o550,
+    )
     tree.file("create_version_softlink.sh", "#!/bin/sh\necho 'simulated by npuops'\n", 0o550)
     tree.file("var/ascend_package_db.info", "NPURuntime|runtime\nruntime|runtime\ncompiler|compiler\nhccl|hccl\nopp|opp\ntoolkit|toolkit\n")
     for name in ("bin", "conf", "include", "lib64"):
@@ -199,8 +302,11 @@ def kernels_tree(cann: Cann, chip: str, world: World) -> Tree:
     """The kernels' marks on disk; they leave no record of their own."""
     tree = Tree()
     tree.file("opp_kernel/version.info", version_info("opp_kernel", cann), 0o440)
-    tree.file("opp_kernel/ascend_install.info", "USERNAME=%USER%\nUSERGROUP=%GROUP%\nOPP_KERNEL_INSTALL_TYPE=full\nOPP_KERNEL_FEATURE_TYPE=all\n"
-              "OPP_KERNEL_CURRENT_FEATURE=all\nOPP_KERNEL_INSTALL_PATH_PARAM=%VERSION_DIR%\n")
+    tree.file(
+        "opp_kernel/ascend_install.info",
+        "USERNAME=%USER%\nUSERGROUP=%GROUP%\nOPP_KERNEL_INSTALL_TYPE=full\nOPP_KERNEL_FEATURE_TYPE=all\n"
+        "OPP_KERNEL_CURRENT_FEATURE=all\nOPP_KERNEL_INSTALL_PATH_PARAM=%VERSION_DIR%\n",
+    )
     kernel = "opp/built-in/op_impl/ai_core/tbe/kernel"
     tree.file(f"{kernel}/ascend{chip}/mat_mul/MatMul_simulated.o", b"\x7fELF simulated by npuops", 0o440)
     tree.file(f"{kernel}/config/ascend{chip}/binary_info_config.json", '{"MatMul": {"binaryList": []}}\n', 0o440)
@@ -210,8 +316,11 @@ def kernels_tree(cann: Cann, chip: str, world: World) -> Tree:
 
 def placeholders(tree: Tree) -> str:
     """The files of one part whose %NAME% the installer fills in, one a line."""
-    return "".join(f"{path}\n" for path, (kind, _, content) in sorted(tree.entries.items())
-                   if kind == "file" and not path.endswith(".so") and any(mark in content for mark in (b"%TOP%", b"%VERSION_DIR%", b"%USER%")))
+    return "".join(
+        f"{path}\n"
+        for path, (kind, _, content) in sorted(tree.entries.items())
+        if kind == "file" and not path.endswith(".so") and any(mark in content for mark in (b"%TOP%", b"%VERSION_DIR%", b"%USER%"))
+    )
 
 
 def cann_payload(cann: Cann, arch: str, world: World, installer: str, parts: dict[str, Tree], chip: str = "") -> Tree:
@@ -263,16 +372,35 @@ def nnal_package(cann: Cann, arch: str, world: World) -> tuple[str, bytes]:
         folder = f"tree/atb/cxx_abi_{abi}"
         payload.file(f"{folder}/configs/ops_configs/atb_ops_info.ini", "# simulated by npuops\n", 0o440)
         payload.file(f"{folder}/include/atb/atb_infer.h", "/* simulated by npuops */\n", 0o440)
-        for library, needed in (("libmki.so", ()), ("libasdops.so", ("libmki.so",)), ("liblcal.so", ()), ("libatb.so", ("libasdops.so",)), ("libatb_train.so", ())):
+        for library, needed in (
+            ("libmki.so", ()),
+            ("libasdops.so", ("libmki.so",)),
+            ("liblcal.so", ()),
+            ("libatb.so", ("libasdops.so",)),
+            ("libatb_train.so", ()),
+        ):
             mangled = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE" if abi else "Ss"
             exports = [f"_ZN3atb9OperationC1{mangled}", "AtbCreateContext"] if library == "libatb.so" else [library[3:-3] + "_stub"]
             payload.file(f"{folder}/lib/{library}", elf.shared_object(arch, library, exports, needed), 0o440)
-    payload.file("tree/version.info", f"    Ascend-cann-atb : {cann.version}\n    Ascend-cann-atb Version : {cann.version}.{cann.nnal_build}\n"
-                 f"    Platform : {arch}\n    branch : npuops_simulator\n    commit id : {'0' * 40}\n", 0o440)
+    payload.file(
+        "tree/version.info",
+        f"    Ascend-cann-atb : {cann.version}\n    Ascend-cann-atb Version : {cann.version}.{cann.nnal_build}\n"
+        f"    Platform : {arch}\n    branch : npuops_simulator\n    commit id : {'0' * 40}\n",
+        0o440,
+    )
     for tag in ("cp310", "cp311"):
         payload.file(f"tree/whl/torch_atb-0.0.1-{tag}-none-any.whl", b"simulated by npuops", 0o440)
-    payload.file("tree/scripts/uninstall.sh", render("cann/nnal_uninstall.sh", {
-        "VERSION": cann.version, "LOG_DIR": "/var/log/cann_atb_log" if not world.root else f"{world.root if world.privileged else world.home}/var/log/cann_atb_log"}), 0o550)
+    payload.file(
+        "tree/scripts/uninstall.sh",
+        render(
+            "cann/nnal_uninstall.sh",
+            {
+                "VERSION": cann.version,
+                "LOG_DIR": "/var/log/cann_atb_log" if not world.root else f"{world.root if world.privileged else world.home}/var/log/cann_atb_log",
+            },
+        ),
+        0o550,
+    )
     listed = [path[5:] for path, (kind, _, _) in payload.entries.items() if path.startswith("tree/") and kind == "file"]
     payload.file("tree/scripts/filelist.csv", "path\n" + "".join(f"{path}\n" for path in sorted(listed)), 0o440)
     payload.file("set_env.sh", render("cann/nnal_set_env.sh", {}), 0o550)

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The simulated Miniconda: an installer with a conda that answers a deployment's calls, and a channel mirror."""
+
 from __future__ import annotations
 
 import bz2
@@ -43,27 +44,41 @@ def installer(arch: str, python: str, world: World) -> tuple[str, bytes]:
     """(file name, bytes) of the Miniconda-style installer."""
     payload = Tree()
     payload.file("bin/conda", render("conda/cli.py", {}), 0o755)
+    payload.file("simulator/channels.py", render("conda/channels.py", {}))
     payload.file("LICENSE.txt", "Simulated by npuops: nothing of Anaconda is inside.\n")
     payload.folder("envs")
     payload.folder("pkgs")
     known = {"python": python, "node_root": world.root, "packages": packages(python_version(python))}
     payload.file("simulator/packages.json", json.dumps(known, indent=1) + "\n")
-    payload.file("simulator/libstdc++.so.6", elf.shared_object(arch, "libstdc++.so.6", ["_ZSt4cout"], (), b"\0GLIBCXX_3.4.30\0GLIBCXX_3.4.31\0GLIBCXX_3.4.32\0"))
+    payload.file(
+        "simulator/libstdc++.so.6", elf.shared_object(arch, "libstdc++.so.6", ["_ZSt4cout"], (), b"\0GLIBCXX_3.4.30\0GLIBCXX_3.4.31\0GLIBCXX_3.4.32\0")
+    )
     for name, version in (("conda", "24.9.2"), ("python", "3.11.10")):
         record = {"name": name, "version": version, "build": "py311_0", "channel": "pkgs/main", "subdir": SUBDIRS[arch], "simulated": "by npuops"}
         payload.file(f"conda-meta/{name}-{version}-py311_0.json", json.dumps(record) + "\n")
     data = payload.tar()
     name = f"{INSTALLER}-Linux-{arch}.sh"
-    header = render("conda/installer.sh", {
-        "NAME": name, "VERSION": "py311_24.9.2-0", "ARCH": arch, "PYTHON": python, "ROOT": world.root, "HOME_DIR": world.home if world.root else "$HOME",
-        "SHA256": hashlib.sha256(data).hexdigest()})
+    header = render(
+        "conda/installer.sh",
+        {
+            "NAME": name,
+            "VERSION": "py311_24.9.2-0",
+            "ARCH": arch,
+            "PYTHON": python,
+            "ROOT": world.root,
+            "HOME_DIR": world.home if world.root else "$HOME",
+            "SHA256": hashlib.sha256(data).hexdigest(),
+        },
+    )
     header = header.replace("@HEADER_LINES@", str(header.count("\n")))
     return name, header.encode() + data
 
 
 def conda_package(record: dict[str, object], subdir: str) -> bytes:
     """A .tar.bz2 package with info/index.json and nothing else."""
-    index = json.dumps({**{key: record[key] for key in ("name", "version", "build", "depends")}, "build_number": 0, "subdir": subdir, "simulated": "by npuops"}).encode()
+    index = json.dumps(
+        {**{key: record[key] for key in ("name", "version", "build", "depends")}, "build_number": 0, "subdir": subdir, "simulated": "by npuops"}
+    ).encode()
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as archive:
         info = member("info/index.json", tarfile.REGTYPE, 0o644)
@@ -82,8 +97,16 @@ def channel(arch: str, python: str) -> dict[str, bytes]:
         name = f"{record['name']}-{record['version']}-{record['build']}.tar.bz2"
         content = conda_package(record, where)
         files[f"{where}/{name}"] = content
-        indexes[where][name] = {**{key: record[key] for key in ("name", "version", "build", "depends")}, "build_number": 0, "subdir": where, "size": len(content),
-                                "sha256": hashlib.sha256(content).hexdigest(), "md5": hashlib.md5(content).hexdigest()}
+        indexes[where][name] = {
+            **{key: record[key] for key in ("name", "version", "build", "depends")},
+            "build_number": 0,
+            "subdir": where,
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "md5": hashlib.md5(content).hexdigest(),
+        }
     for where, index in indexes.items():
-        files[f"{where}/repodata.json"] = (json.dumps({"info": {"subdir": where}, "packages": index, "packages.conda": {}, "repodata_version": 1}, indent=1) + "\n").encode()
+        files[f"{where}/repodata.json"] = (
+            json.dumps({"info": {"subdir": where}, "packages": index, "packages.conda": {}, "repodata_version": 1}, indent=1) + "\n"
+        ).encode()
     return files

@@ -7,6 +7,7 @@ A stub exports functions that return 0 and names the libraries it needs, so that
 object file" comes from the loader itself and not from a message of ours.
 Format: https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
 """
+
 from __future__ import annotations
 
 import struct
@@ -70,17 +71,24 @@ def shared_object(arch: str, soname: str, exports: list[str] | tuple[str, ...] =
     dynamic_file = (text_at + len(text) + 15) // 16 * 16
     dynamic_at = PAGE + dynamic_file
     entries = [(1, offset) for offset in libraries] + [
-        (14, soname_at), (4, start), (5, strings_at), (6, symbols_at), (10, len(strings.data)), (11, 24), (0, 0)]
+        (14, soname_at),
+        (4, start),
+        (5, strings_at),
+        (6, symbols_at),
+        (10, len(strings.data)),
+        (11, 24),
+        (0, 0),
+    ]
     dynamic = b"".join(struct.pack("<QQ", tag, value) for tag, value in entries)
 
     image = bytearray(dynamic_file)
-    image[start:start + len(table)] = table
+    image[start : start + len(table)] = table
     symbols = struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0)
     for offset in name_at:
         symbols += struct.pack("<IBBHQQ", offset, 0x12, 0, 4, text_at, len(code))
-    image[symbols_at:symbols_at + len(symbols)] = symbols
-    image[strings_at:strings_at + len(strings.data)] = strings.data
-    image[text_at:text_at + len(text)] = text
+    image[symbols_at : symbols_at + len(symbols)] = symbols
+    image[strings_at : strings_at + len(strings.data)] = strings.data
+    image[text_at : text_at + len(text)] = text
     image += dynamic
 
     sections = [
@@ -106,6 +114,8 @@ def shared_object(arch: str, soname: str, exports: list[str] | tuple[str, ...] =
         (0x6474E551, 6, 0, 0, 0, 0, 0, 16),
     ]
     identity = b"\x7fELF" + bytes([2, 1, 1, 0]) + bytes(8)
-    image[0:64] = identity + struct.pack("<HHIQQQIHHHHHH", 3, MACHINES[arch], 1, 0, 64, sections_at, 0, 64, 56, len(segments), 64, len(sections), len(sections) - 1)
+    image[0:64] = identity + struct.pack(
+        "<HHIQQQIHHHHHH", 3, MACHINES[arch], 1, 0, 64, sections_at, 0, 64, 56, len(segments), 64, len(sections), len(sections) - 1
+    )
     image[64:start] = b"".join(struct.pack("<IIQQQQQQ", *segment) for segment in segments)
     return bytes(image)

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The simulated driver and firmware: their trees as installed (facts: ascend-vendor.md 4.1 to 4.3) and their packages."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,10 +12,26 @@ from runpack import World, render, run_package
 from tree import Tree
 
 COMMON = ("libaivault.so", "libaivaulttee.so", "libc_sec.so", "libkmc.so.20", "libmmpa.so", "libsdp.so.20", "libsecurec.so")
-DRIVER = ("libadump.so", "libaicpu_processer.so", "libaicpu_scheduler.so", "libaicpu_sharder.so", "libascend_hal.so", "libascend_rdma_lite.so", "libdcmi.so",
-          "libdrvdsmi_host.so", "libqos_manager.so", "libqueue_schedule.so", "libstackcore.so", "libtsd_common.so", "libtsdaemon.so")
-EXPORTS = {"libascend_hal.so": ("halGetChipInfo", "halGetDeviceInfo", "drvGetDevNum", "drvDeviceOpen", "halMemAlloc", "halMemFree"),
-           "libdcmi.so": ("dcmi_init", "dcmi_get_card_list"), "libc_sec.so": ("memcpy_s", "strcpy_s")}
+DRIVER = (
+    "libadump.so",
+    "libaicpu_processer.so",
+    "libaicpu_scheduler.so",
+    "libaicpu_sharder.so",
+    "libascend_hal.so",
+    "libascend_rdma_lite.so",
+    "libdcmi.so",
+    "libdrvdsmi_host.so",
+    "libqos_manager.so",
+    "libqueue_schedule.so",
+    "libstackcore.so",
+    "libtsd_common.so",
+    "libtsdaemon.so",
+)
+EXPORTS = {
+    "libascend_hal.so": ("halGetChipInfo", "halGetDeviceInfo", "drvGetDevNum", "drvDeviceOpen", "halMemAlloc", "halMemFree"),
+    "libdcmi.so": ("dcmi_init", "dcmi_get_card_list"),
+    "libc_sec.so": ("memcpy_s", "strcpy_s"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,17 +49,33 @@ class Hdk:
 
 HDK_25_0 = Hdk()
 # ASSUMPTION for 25.3.rc1: firmware number (one 310P log), hal version and the firmware's compatible_version_drv.
-HDK_25_3 = Hdk("25.3.rc1", "7.8.0.2.212", "V100R001C23SPC002B212", "7.40.10",
-               ("V100R001C19", "V100R001C20", "V100R001C21", "V100R001C22", "V100R001C23"), "[7.0.0,8.9.9]", "[24.1,24.1.],[25.0,25.0.],[25.2,25.2.],[25.3,25.3.]")
-HDK_24_1 = Hdk("24.1.0", "7.5.0.3.220", "V100R001C20SPC002B210", "7.30.10", ("V100R001C17", "V100R001C18", "V100R001C19", "V100R001C20"), "[7.0.0,7.6.99]",
-               "[23.0.0,23.0.0.],[24.0,24.0.],[24.1,24.1.]")
+HDK_25_3 = Hdk(
+    "25.3.rc1",
+    "7.8.0.2.212",
+    "V100R001C23SPC002B212",
+    "7.40.10",
+    ("V100R001C19", "V100R001C20", "V100R001C21", "V100R001C22", "V100R001C23"),
+    "[7.0.0,8.9.9]",
+    "[24.1,24.1.],[25.0,25.0.],[25.2,25.2.],[25.3,25.3.]",
+)
+HDK_24_1 = Hdk(
+    "24.1.0",
+    "7.5.0.3.220",
+    "V100R001C20SPC002B210",
+    "7.30.10",
+    ("V100R001C17", "V100R001C18", "V100R001C19", "V100R001C20"),
+    "[7.0.0,7.6.99]",
+    "[23.0.0,23.0.0.],[24.0,24.0.],[24.1,24.1.]",
+)
 
 
 def driver_version_info(hdk: Hdk) -> str:
     compatible = ",".join(f"[{item}]" for item in hdk.compatible)
-    return (f"Version={hdk.driver}\nascendhal_version={hdk.hal}\naicpu_version=1.0\ntdt_version=1.0\nlog_version=1.0\nprof_version=2.0\n"
-            f"dvppkernels_version=1.1\ntsfw_version=1.0\nInnerversion={hdk.inner_version}\ncompatible_version={compatible}\n"
-            f"compatible_version_fw={hdk.compatible_firmware}\npackage_version={hdk.driver}\n")
+    return (
+        f"Version={hdk.driver}\nascendhal_version={hdk.hal}\naicpu_version=1.0\ntdt_version=1.0\nlog_version=1.0\nprof_version=2.0\n"
+        f"dvppkernels_version=1.1\ntsfw_version=1.0\nInnerversion={hdk.inner_version}\ncompatible_version={compatible}\n"
+        f"compatible_version_fw={hdk.compatible_firmware}\npackage_version={hdk.driver}\n"
+    )
 
 
 def firmware_version_info(hdk: Hdk) -> str:
@@ -54,15 +87,23 @@ def driver_tree(hdk: Hdk, arch: str, world: World) -> Tree:
     tree = Tree()
     for folder, names in (("common", COMMON), ("driver", DRIVER)):
         for name in names:
-            tree.file(f"driver/lib64/{folder}/{name}", elf.shared_object(arch, name, EXPORTS.get(name, (name.split(".")[0] + "_stub",)), (), hdk.driver.encode()), 0o444)
+            tree.file(
+                f"driver/lib64/{folder}/{name}",
+                elf.shared_object(arch, name, EXPORTS.get(name, (name.split(".")[0] + "_stub",)), (), hdk.driver.encode()),
+                0o444,
+            )
     tree.folder("driver/lib64/inner")
     tree.folder("driver/device")
     tree.file("driver/include/ascend_hal_error.h", "/* simulated by npuops */\n", 0o444)
     tree.file("driver/build.info", f"simulated by npuops\nversion={hdk.driver}\n", 0o444)
     tree.file("driver/scene.info", f"os=linux\narch={arch}\n", 0o444)
-    tree.file("driver/bin/setenv.bash", "# simulated by npuops\n"
-              "export LD_LIBRARY_PATH=%PATH%/driver/lib64:%PATH%/driver/lib64/common:%PATH%/driver/lib64/driver:$LD_LIBRARY_PATH\n"
-              "export PATH=/usr/local/bin:/usr/local/sbin:$PATH\n", 0o555)
+    tree.file(
+        "driver/bin/setenv.bash",
+        "# simulated by npuops\n"
+        "export LD_LIBRARY_PATH=%PATH%/driver/lib64:%PATH%/driver/lib64/common:%PATH%/driver/lib64/driver:$LD_LIBRARY_PATH\n"
+        "export PATH=/usr/local/bin:/usr/local/sbin:$PATH\n",
+        0o555,
+    )
     scripts(tree, "driver", world)
     tree.file("driver/tools/upgrade-tool", render("hdk/upgrade-tool", {"WORLD": world.shell()}), 0o555)
     for tool in ("hccn_tool", "msnpureport"):
@@ -115,7 +156,9 @@ def driver_package(hdk: Hdk, arch: str, world: World, chip: str = "910b", pci: s
     spelled = arch.replace("_", "-")
     payload.file("sim.conf", world.shell() + f"PKG_VERSION={hdk.driver}\nPKG_ARCH={spelled}\nPKG_CHIP={chip}\nPKG_PCI={pci}\n")
     name = f"Ascend-hdk-{chip}-npu-driver_{hdk.driver}_linux-{spelled}.run"
-    return name, run_package(name=name, label="ASCEND DRIVER RUN PACKAGE", version=hdk.driver, payload=payload, world=world, help_text=DRIVER_OPTIONS, vendor_check=True)
+    return name, run_package(
+        name=name, label="ASCEND DRIVER RUN PACKAGE", version=hdk.driver, payload=payload, world=world, help_text=DRIVER_OPTIONS, vendor_check=True
+    )
 
 
 def firmware_package(hdk: Hdk, world: World, chip: str = "910b") -> tuple[str, bytes]:

@@ -5,17 +5,17 @@
 
 One function a kind of file, so that a test can ask for another release, another architecture or a package of its own.
 """
+
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 import conda
 import sources
 import wheels
+import yaml
 from cann import CANN_8_1, CANN_8_3, Cann, kernels_package, nnal_package, toolkit_package
 from hdk import HDK_25_0, HDK_25_3, Hdk, driver_package, firmware_package
 from runpack import World
@@ -56,7 +56,9 @@ class Media:
             name = path.relative_to(self.root).as_posix()
             known = self.described.get(name, {"version": "simulated", "arch": "noarch", "origin": "simulated file of the engine"})
             files.append({"path": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size, **known})
-        text = "---\n# Written by tests/simulator/build.py: nothing here comes from a vendor.\n" + yaml.safe_dump({"files": files}, sort_keys=False, width=200)
+        text = "---\n# Written by tests/simulator/build.py: nothing here comes from a vendor.\n" + yaml.safe_dump(
+            {"files": files}, sort_keys=False, width=200
+        )
         (self.root / "manifest.yml").write_text(text)
 
 

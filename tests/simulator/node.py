@@ -5,6 +5,7 @@
 
 Addresses, ids and node names: facts, ascend-vendor.md 5. What a real node shows besides is left out.
 """
+
 from __future__ import annotations
 
 import uuid
@@ -28,26 +29,63 @@ def hardware(with_driver: bool) -> Tree:
     tree = Tree()
     for index, address in enumerate(NPUS):
         folder = f"sys/bus/pci/devices/{address}"
-        for name, value in (("vendor", "0x19e5"), ("device", "0xd802"), ("subsystem_vendor", "0x19e5"), ("subsystem_device", "0x3004"), ("class", "0x120000"),
-                            ("revision", "0x20"), ("numa_node", str(index))):
+        for name, value in (
+            ("vendor", "0x19e5"),
+            ("device", "0xd802"),
+            ("subsystem_vendor", "0x19e5"),
+            ("subsystem_device", "0x3004"),
+            ("class", "0x120000"),
+            ("revision", "0x20"),
+            ("numa_node", str(index)),
+        ):
             tree.file(f"{folder}/{name}", value + "\n")
-        tree.file(f"{folder}/uevent", ("DRIVER=devdrv_device_driver\n" if with_driver else "") + f"PCI_CLASS=120000\nPCI_ID=19E5:D802\nPCI_SUBSYS_ID=19E5:3004\nPCI_SLOT_NAME={address}\n")
+        tree.file(
+            f"{folder}/uevent",
+            ("DRIVER=devdrv_device_driver\n" if with_driver else "")
+            + f"PCI_CLASS=120000\nPCI_ID=19E5:D802\nPCI_SUBSYS_ID=19E5:3004\nPCI_SLOT_NAME={address}\n",
+        )
     # A neighbour that is no NPU: an SSD of another vendor.
-    for name, value in (("vendor", "0x144d"), ("device", "0xa80a"), ("subsystem_vendor", "0x144d"), ("subsystem_device", "0xa813"), ("class", "0x010802"), ("numa_node", "0")):
+    for name, value in (
+        ("vendor", "0x144d"),
+        ("device", "0xa80a"),
+        ("subsystem_vendor", "0x144d"),
+        ("subsystem_device", "0xa813"),
+        ("class", "0x010802"),
+        ("numa_node", "0"),
+    ):
         tree.file(f"sys/bus/pci/devices/0000:05:00.0/{name}", value + "\n")
     per_node = CPUS // NUMA_NODES
     for number in range(NUMA_NODES):
         folder = f"sys/devices/system/node/node{number}"
         tree.file(f"{folder}/cpulist", f"{number * per_node}-{(number + 1) * per_node - 1}\n")
-        tree.file(f"{folder}/meminfo", f"Node {number} MemTotal:       {MEMORY_KB // NUMA_NODES} kB\nNode {number} MemFree:        {MEMORY_KB // NUMA_NODES - 4194304} kB\n")
+        tree.file(
+            f"{folder}/meminfo",
+            f"Node {number} MemTotal:       {MEMORY_KB // NUMA_NODES} kB\nNode {number} MemFree:        {MEMORY_KB // NUMA_NODES - 4194304} kB\n",
+        )
     tree.file("sys/devices/system/node/online", f"0-{NUMA_NODES - 1}\n")
     tree.file("sys/devices/system/cpu/online", f"0-{CPUS - 1}\n")
-    tree.file("proc/meminfo", f"MemTotal:       {MEMORY_KB} kB\nMemFree:        {MEMORY_KB - 48 * 1024 * 1024} kB\nMemAvailable:   {MEMORY_KB - 32 * 1024 * 1024} kB\n"
-              "Buffers:          524288 kB\nCached:         16777216 kB\nSwapTotal:             0 kB\nHugePages_Total:       0\nHugepagesize:       2048 kB\n")
-    tree.file("proc/cpuinfo", "".join(f"processor\t: {number}\nBogoMIPS\t: 200.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm asimddp\n"
-                                      "CPU implementer\t: 0x48\nCPU architecture: 8\nCPU part\t: 0xd01\n\n" for number in range(CPUS)))
-    tree.file("proc/mounts", "/dev/sda2 / ext4 rw,relatime 0 0\n/dev/nvme0n1 /mnt/weights xfs rw,relatime,attr2,inode64,noquota 0 0\ntmpfs /run tmpfs rw,nosuid 0 0\n")
-    tree.file("proc/modules", "".join(f"{name} 1048576 1 - Live 0x0000000000000000 (OE)\n" for name in (MODULES if with_driver else ())) + "nvme 49152 2 - Live 0x0000000000000000\n")
+    tree.file(
+        "proc/meminfo",
+        f"MemTotal:       {MEMORY_KB} kB\nMemFree:        {MEMORY_KB - 48 * 1024 * 1024} kB\nMemAvailable:   {MEMORY_KB - 32 * 1024 * 1024} kB\n"
+        "Buffers:          524288 kB\nCached:         16777216 kB\nSwapTotal:             0 kB\nHugePages_Total:       0\nHugepagesize:       2048 kB\n",
+    )
+    tree.file(
+        "proc/cpuinfo",
+        "".join(
+            f"processor\t: {number}\nBogoMIPS\t: 200.00\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm asimddp\n"
+            "CPU implementer\t: 0x48\nCPU architecture: 8\nCPU part\t: 0xd01\n\n"
+            for number in range(CPUS)
+        ),
+    )
+    tree.file(
+        "proc/mounts",
+        "/dev/sda2 / ext4 rw,relatime 0 0\n/dev/nvme0n1 /mnt/weights xfs rw,relatime,attr2,inode64,noquota 0 0\ntmpfs /run tmpfs rw,nosuid 0 0\n",
+    )
+    tree.file(
+        "proc/modules",
+        "".join(f"{name} 1048576 1 - Live 0x0000000000000000 (OE)\n" for name in (MODULES if with_driver else ()))
+        + "nvme 49152 2 - Live 0x0000000000000000\n",
+    )
     tree.file("proc/uptime", "86400.00 16588800.00\n")
     tree.file("proc/sys/kernel/osrelease", KERNEL + "\n")
     tree.file("proc/sys/kernel/hostname", "npuops-simulated\n")
@@ -58,8 +96,11 @@ def hardware(with_driver: bool) -> Tree:
 
 def etc(world: World, with_driver: bool) -> Tree:
     tree = Tree()
-    tree.file("etc/os-release", 'PRETTY_NAME="Ubuntu 22.04 LTS"\nNAME="Ubuntu"\nVERSION_ID="22.04"\nVERSION="22.04 LTS (Jammy Jellyfish)"\nVERSION_CODENAME=jammy\n'
-              "ID=ubuntu\nID_LIKE=debian\nUBUNTU_CODENAME=jammy\n")
+    tree.file(
+        "etc/os-release",
+        'PRETTY_NAME="Ubuntu 22.04 LTS"\nNAME="Ubuntu"\nVERSION_ID="22.04"\nVERSION="22.04 LTS (Jammy Jellyfish)"\nVERSION_CODENAME=jammy\n'
+        "ID=ubuntu\nID_LIKE=debian\nUBUNTU_CODENAME=jammy\n",
+    )
     users = "root:x:0:0:root:/root:/bin/bash\n"
     groups = "root:x:0:\n"
     if with_driver:
@@ -70,9 +111,12 @@ def etc(world: World, with_driver: bool) -> Tree:
     tree.file("etc/apt/apt.conf.d/20auto-upgrades", 'APT::Periodic::Update-Package-Lists "1";\nAPT::Periodic::Unattended-Upgrade "1";\n')
     tree.file("var/lib/dpkg/status", "".join(f"Package: {name}\nStatus: install ok installed\nVersion: 1.0-simulated\n\n" for name in DPKG))
     if with_driver:
-        tree.file("etc/ascend_install.info", "UserName=HwHiAiUser\nUserGroup=HwHiAiUser\nDriver_Install_Type=full\n"
-                  f"Driver_Install_Path_Param={world.root}/usr/local/Ascend\nDriver_Install_For_All=no\nDriver_Install_Mode=normal\n"
-                  f"Firmware_Install_Type=full\nFirmware_Install_Path_Param={world.root}/usr/local/Ascend\n")
+        tree.file(
+            "etc/ascend_install.info",
+            "UserName=HwHiAiUser\nUserGroup=HwHiAiUser\nDriver_Install_Type=full\n"
+            f"Driver_Install_Path_Param={world.root}/usr/local/Ascend\nDriver_Install_For_All=no\nDriver_Install_Mode=normal\n"
+            f"Firmware_Install_Type=full\nFirmware_Install_Path_Param={world.root}/usr/local/Ascend\n",
+        )
         lib = f"{world.root}/usr/local/Ascend/driver/lib64"
         tree.file("etc/ld.so.conf.d/ascend_driver_so.conf", f"{lib}/common\n{lib}/driver\n{lib}\n")
     return tree
@@ -116,7 +160,19 @@ def lay_node(root: Path, hdk: Hdk, arch: str, world: World) -> bool:
     tree.file("simulated-reboot", render("hdk/reboot", {"WORLD": world.shell()}), 0o755)
     if world.root:
         tree.add(etc(world, with_driver=not bare))
-        for folder in ("home", "root", "tmp", "opt", "usr/local/bin", "usr/local/sbin", "var/log", "var/lib/npuops-simulator/faults", "mnt/weights", "dev", "run"):
+        for folder in (
+            "home",
+            "root",
+            "tmp",
+            "opt",
+            "usr/local/bin",
+            "usr/local/sbin",
+            "var/log",
+            "var/lib/npuops-simulator/faults",
+            "mnt/weights",
+            "dev",
+            "run",
+        ):
             tree.folder(folder)
         if not bare:
             tree.add(device_nodes())

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Self-extracting .run packages: a shell header like makeself's in front of a .tar.gz."""
+
 from __future__ import annotations
 
 import hashlib
@@ -34,9 +35,18 @@ class World:
 
     def shell(self) -> str:
         """The same as shell assignments, sourced by every simulated script."""
-        return "".join(f"{name}='{value}'\n" for name, value in {
-            "SIM_ROOT": self.root, "SIM_PRIVILEGED": "y" if self.privileged else "n", "SIM_SYSFS": self.sysfs, "SIM_PROC": self.proc,
-            "SIM_DEV": self.dev, "SIM_HOME": self.home, "SIM_STATE": f"{self.root}/var/lib/npuops-simulator"}.items())
+        return "".join(
+            f"{name}='{value}'\n"
+            for name, value in {
+                "SIM_ROOT": self.root,
+                "SIM_PRIVILEGED": "y" if self.privileged else "n",
+                "SIM_SYSFS": self.sysfs,
+                "SIM_PROC": self.proc,
+                "SIM_DEV": self.dev,
+                "SIM_HOME": self.home,
+                "SIM_STATE": f"{self.root}/var/lib/npuops-simulator",
+            }.items()
+        )
 
 
 def render(template: str, values: dict[str, str]) -> str:
@@ -52,9 +62,16 @@ def run_package(*, name: str, label: str, version: str, payload: Tree, world: Wo
     data = payload.tar()
     unpacked = sum(len(content) for kind, _, content in payload.entries.values() if kind == "file")
     values = {
-        "LABEL": label, "RUN_NAME": name, "VERSION": version, "SHA256": hashlib.sha256(data).hexdigest(), "PAYLOAD_BYTES": str(len(data)),
-        "VENDOR_CHECK": "y" if vendor_check else "n", "TMP_ROOT": f"{world.root}/tmp" if world.root else "",
-        "MAKESELF_LOG": f"{world.home}/log/makeself/makeself.log", "HELP": help_text.rstrip("\n"), "UNPACKED_KB": str(unpacked // 1024 + 1),
+        "LABEL": label,
+        "RUN_NAME": name,
+        "VERSION": version,
+        "SHA256": hashlib.sha256(data).hexdigest(),
+        "PAYLOAD_BYTES": str(len(data)),
+        "VENDOR_CHECK": "y" if vendor_check else "n",
+        "TMP_ROOT": f"{world.root}/tmp" if world.root else "",
+        "MAKESELF_LOG": f"{world.home}/log/makeself/makeself.log",
+        "HELP": help_text.rstrip("\n"),
+        "UNPACKED_KB": str(unpacked // 1024 + 1),
     }
     header = render("header.sh", values)
     lines = header.count("\n")

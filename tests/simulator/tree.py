@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A folder as a value: collected in memory, then laid on disk or packed, the same bytes every time."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,4 +1,5 @@
 """Builds torch_npu's wheel as SIMULATED by npuops: log lines like cmake's and make's, then a zip. Standard library only."""
+
 import base64
 import hashlib
 import os
@@ -8,9 +9,18 @@ import time
 import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCES = ("aten/common/TensorFactories", "core/npu/NPUCachingAllocator", "core/npu/NPUGraph", "framework/OpParamMaker", "op_plugin/ops/opapi/MatmulDequantKernelNpu",
-           "op_plugin/ops/atb/FlashAttentionMlaKernelNpu", "op_plugin/ops/opapi/MatmulPpKernelNpu", "op_plugin/ops/opapi/TopkToppSamplingKernelNpu",
-           "distributed/ProcessGroupHCCL", "profiler/npu_profiler")
+SOURCES = (
+    "aten/common/TensorFactories",
+    "core/npu/NPUCachingAllocator",
+    "core/npu/NPUGraph",
+    "framework/OpParamMaker",
+    "op_plugin/ops/opapi/MatmulDequantKernelNpu",
+    "op_plugin/ops/atb/FlashAttentionMlaKernelNpu",
+    "op_plugin/ops/opapi/MatmulPpKernelNpu",
+    "op_plugin/ops/opapi/TopkToppSamplingKernelNpu",
+    "distributed/ProcessGroupHCCL",
+    "profiler/npu_profiler",
+)
 
 
 def say(text):
@@ -20,6 +30,7 @@ def say(text):
 def prerequisites():
     import torch
     import yaml  # noqa: F401
+
     if torch.__version__.partition("+")[0] != "2.3.1":
         raise RuntimeError("torch 2.3.1 is required, %s is installed" % torch.__version__)
     return torch
@@ -27,8 +38,11 @@ def prerequisites():
 
 def compile_sources(top, torch):
     jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-    say("-- The CXX compiler identification is GNU 10.2.0 (simulated)\n-- Detecting CXX compiler ABI info - done\n-- _GLIBCXX_USE_CXX11_ABI=%d\n-- Configuring done\n-- Generating done"
-        % torch.compiled_with_cxx11_abi())
+    say(
+        "-- The CXX compiler identification is GNU 10.2.0 (simulated)\n-- Detecting CXX compiler ABI info - done\n"
+        "-- _GLIBCXX_USE_CXX11_ABI=%d\n-- Configuring done\n-- Generating done"
+        % torch.compiled_with_cxx11_abi()
+    )
     say("make -j %s" % jobs)
     broken = os.path.exists(os.path.join(top, "FAIL_BUILD"))
     for number, source in enumerate(SOURCES):
@@ -36,7 +50,11 @@ def compile_sources(top, torch):
         say("[%3d%%] Building CXX object CMakeFiles/torch_npu.dir/torch_npu/csrc/%s.cpp.o" % (percent, source))
         time.sleep(0.08)
         if broken and number == 4:
-            say("%s/torch_npu/csrc/%s.cpp:42:18: error: 'npu_matmul_dequant' is not a member of 'op_api'\n   42 |     return op_api::npu_matmul_dequant(x1, x2);\n      |                  ^" % (HERE, source))
+            say(
+                "%s/torch_npu/csrc/%s.cpp:42:18: error: 'npu_matmul_dequant' is not a member of 'op_api'\n"
+                "   42 |     return op_api::npu_matmul_dequant(x1, x2);\n      |                  ^"
+                % (HERE, source)
+            )
     if broken:
         say("make[2]: *** [CMakeFiles/torch_npu.dir/build.make:76: CMakeFiles/torch_npu.dir/torch_npu/csrc/%s.cpp.o] Error 1" % SOURCES[4])
         say("make[1]: *** [CMakeFiles/Makefile2:118: CMakeFiles/torch_npu.dir/all] Error 2\nmake: *** [Makefile:156: all] Error 2")
@@ -57,9 +75,15 @@ def write_wheel(dist):
                 if name.endswith(".py"):
                     with open(os.path.join(folder, name), "rb") as stream:
                         content[os.path.relpath(os.path.join(folder, name), HERE)] = stream.read()
-    content[info + "/METADATA"] = ("Metadata-Version: 2.1\nName: torch_npu\nVersion: %s\nSummary: Simulated by npuops, built from the simulated op-plugin.\nRequires-Dist: torch ==2.3.1\n" % version).encode()
+    content[info + "/METADATA"] = (
+        "Metadata-Version: 2.1\nName: torch_npu\nVersion: %s\nSummary: Simulated by npuops, built from the simulated op-plugin.\nRequires-Dist: torch ==2.3.1\n"
+        % version
+    ).encode()
     content[info + "/WHEEL"] = ("Wheel-Version: 1.0\nGenerator: npuops-simulator\nRoot-Is-Purelib: false\nTag: %s\n" % tag).encode()
-    record = "".join("%s,sha256=%s,%d\n" % (path, base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode(), len(data)) for path, data in content.items())
+    record = "".join(
+        "%s,sha256=%s,%d\n" % (path, base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode(), len(data))
+        for path, data in content.items()
+    )
     content[info + "/RECORD"] = (record + info + "/RECORD,,\n").encode()
     os.makedirs(dist, exist_ok=True)
     name = "torch_npu-%s-%s.whl" % (version, tag)

@@ -1,4 +1,5 @@
 """A simulated node for each test."""
+
 from __future__ import annotations
 
 import pytest

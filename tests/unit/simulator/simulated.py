@@ -1,4 +1,5 @@
 """A simulated node, and packages run on it as real processes."""
+
 from __future__ import annotations
 
 import os
@@ -82,5 +83,9 @@ class Node:
             for name in folders + files:
                 path = os.path.join(folder, name)
                 state = os.lstat(path)
-                found[os.path.relpath(path, self.root)] = (state.st_mode, state.st_size if not os.path.isdir(path) else 0, state.st_mtime_ns if not os.path.isdir(path) else 0)
+                found[os.path.relpath(path, self.root)] = (
+                    state.st_mode,
+                    state.st_size if not os.path.isdir(path) else 0,
+                    state.st_mtime_ns if not os.path.isdir(path) else 0,
+                )
         return found

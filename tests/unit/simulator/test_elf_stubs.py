@@ -1,4 +1,5 @@
 """The stub libraries are real enough: the loader loads and calls them, and says itself what is missing."""
+
 from __future__ import annotations
 
 import ctypes
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from tests.unit.simulator.simulated import ARCH
+
 # isort: split
 from elf import MACHINES, shared_object
 
@@ -43,6 +45,6 @@ def test_header_and_symbols_can_be_read_by_their_sections(arch):
     names = []
     for at in range(symbols[4] + 24, symbols[4] + symbols[5], 24):
         offset = names_at + struct.unpack_from("<I", image, at)[0]
-        names.append(image[offset:image.index(b"\0", offset)].decode())
+        names.append(image[offset : image.index(b"\0", offset)].decode())
     assert names == ["rtFree", "rtMalloc"]
     assert b"a mark" in image and b"npuops simulator" in image

@@ -1,4 +1,5 @@
 """The simulated CANN packages run as processes: order, refusals, records, links, reinstall and uninstall."""
+
 from __future__ import annotations
 
 import os
@@ -7,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.unit.simulator.simulated import ARCH, OTHER_ARCH, Node
+
 # isort: split
 from cann import CANN_8_1, CANN_8_2
 
@@ -43,7 +45,8 @@ def test_toolkit_leaves_the_records_of_an_installed_cann(user_node):
     assert (version / FORM / "ascend_toolkit_install.info").read_text() == (
         "package_name=Ascend-cann-toolkit\nversion=8.1.RC1\ninnerversion=V100R001C21SPC001B238\n"
         "compatible_version=[V100R001C15],[V100R001C18],[V100R001C19],[V100R001C20],[V100R001C21]\n"
-        f"arch={ARCH}\nos=linux\npath={version}/{FORM}\n")
+        f"arch={ARCH}\nos=linux\npath={version}/{FORM}\n"
+    )
     assert "Install_Mode=install\nQuiet_Mode=yes\nInstall_For_All=no\n" in (version / FORM / "install.conf").read_text()
     assert f"Runtime_Install_Path_Param={user_node.toolkit}\n" in (version / "runtime/ascend_install.info").read_text()
     assert user_node.text("home/Ascend/ascend_cann_install.info") == f"Install_Path={user_node.ascend}\n"
@@ -136,7 +139,12 @@ REFUSALS = [
     pytest.param("toolkit", ["--install"], "Do you accept the EULA to install CANN?[Y/N]", id="eula-without-answer"),
     pytest.param("toolkit", ["--quiet", "--upgrade"], "ERR_NO:0x0080;ERR_DES:Runfile is not installed", id="upgrade-of-nothing"),
     pytest.param("toolkit", ["--quiet", "--uninstall"], "ERR_NO:0x0080;ERR_DES:Runfile is not installed", id="uninstall-of-nothing"),
-    pytest.param("nnal", ["--quiet", "--install"], "Check owner failed, please check env ASCEND_TOOLKIT_HOME or ASCEND_NNAE_HOME is set.", id="nnal-without-environment"),
+    pytest.param(
+        "nnal",
+        ["--quiet", "--install"],
+        "Check owner failed, please check env ASCEND_TOOLKIT_HOME or ASCEND_NNAE_HOME is set.",
+        id="nnal-without-environment",
+    ),
 ]
 
 
@@ -152,10 +160,13 @@ def test_refusals_change_nothing(user_node, kind, arguments, words):
     assert {path for path in changed if not path.startswith("home/var") and path != "tmp"} == set()
 
 
-@pytest.mark.parametrize("kind, words", [
-    pytest.param("toolkit", "the architecture of the run package is inconsistent", id="toolkit"),
-    pytest.param("nnal", f"pkg arch {OTHER_ARCH} is not consistent", id="nnal"),
-])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        pytest.param("toolkit", "the architecture of the run package is inconsistent", id="toolkit"),
+        pytest.param("nnal", f"pkg arch {OTHER_ARCH} is not consistent", id="nnal"),
+    ],
+)
 def test_packages_of_another_architecture_refuse(shared_node, kind, words):
     package = shared_node.package(kind, arch=OTHER_ARCH)
     done = shared_node.run(package, "--quiet", "--upgrade" if kind == "toolkit" else "--install", env=shared_node.toolkit_environment())
@@ -275,7 +286,9 @@ def test_two_versions_stand_side_by_side_and_latest_is_the_last(cann_node):
 def sourced(*lines, env=None):
     """The environment of a clean bash after these lines."""
     script = "\n".join(lines) + "\nenv -0"
-    done = subprocess.run(["bash", "-c", script], env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **(env or {})}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", script], env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **(env or {})}, capture_output=True, text=True, check=True
+    )
     return dict(item.split("=", 1) for item in done.stdout.split("\0") if "=" in item)
 
 
@@ -284,10 +297,27 @@ def test_set_env_does_what_the_vendors_does(shared_node):
     once = sourced(script)
     home = str(shared_node.toolkit / "latest")
     assert {name: once[name] for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH", "ASCEND_AICPU_PATH", "ASCEND_OPP_PATH", "TOOLCHAIN_HOME")} == {
-        "ASCEND_TOOLKIT_HOME": home, "ASCEND_HOME_PATH": home, "ASCEND_AICPU_PATH": home, "ASCEND_OPP_PATH": f"{home}/opp", "TOOLCHAIN_HOME": f"{home}/toolkit"}
-    assert once["LD_LIBRARY_PATH"] == ":".join(f"{home}/{path}" for path in (
-        "tools/aml/lib64", "tools/aml/lib64/plugin", "lib64", "lib64/plugin/opskernel", "lib64/plugin/nnengine",
-        f"opp/built-in/op_impl/ai_core/tbe/op_tiling/lib/linux/{ARCH}")) + ":"
+        "ASCEND_TOOLKIT_HOME": home,
+        "ASCEND_HOME_PATH": home,
+        "ASCEND_AICPU_PATH": home,
+        "ASCEND_OPP_PATH": f"{home}/opp",
+        "TOOLCHAIN_HOME": f"{home}/toolkit",
+    }
+    assert (
+        once["LD_LIBRARY_PATH"]
+        == ":".join(
+            f"{home}/{path}"
+            for path in (
+                "tools/aml/lib64",
+                "tools/aml/lib64/plugin",
+                "lib64",
+                "lib64/plugin/opskernel",
+                "lib64/plugin/nnengine",
+                f"opp/built-in/op_impl/ai_core/tbe/op_tiling/lib/linux/{ARCH}",
+            )
+        )
+        + ":"
+    )
     assert "/driver/" not in once["LD_LIBRARY_PATH"]
     twice = sourced(script, script)
     assert twice["LD_LIBRARY_PATH"].split(":").count(f"{home}/lib64") == 2
@@ -324,7 +354,7 @@ def test_nnal_installs_replaces_and_guesses_the_abi(cann_node, tmp_path):
 
 def test_every_cann_package_says_in_its_log_that_it_is_simulated(cann_node):
     assert cann_node.install("nnal").returncode == 0
-    logs = [path for path in (cann_node.root / "home/var/log").rglob("*_install.log")]
+    logs = list((cann_node.root / "home/var/log").rglob("*_install.log"))
     assert len(logs) == 3
     for log in logs:
         assert "[npuops simulator]" in log.read_text()

@@ -1,4 +1,5 @@
 """The simulated Miniconda and its conda: what a deployment types, and what it gets for mistakes."""
+
 from __future__ import annotations
 
 import json
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from tests.unit.simulator.simulated import ARCH, OTHER_ARCH
+
 # isort: split
 import conda
 
@@ -33,7 +35,9 @@ def conda_node(user_node):
 
 
 def call(node, *arguments: str, **keywords) -> subprocess.CompletedProcess:
-    return subprocess.run([str(node.prefix / "bin/conda"), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False, **keywords)
+    return subprocess.run(
+        [str(node.prefix / "bin/conda"), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False, **keywords
+    )
 
 
 def offline(node) -> list[str]:
@@ -105,14 +109,31 @@ def test_create_install_and_list_from_a_mirror(conda_node):
     assert not env.exists()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    pytest.param(["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "{channel}", "python=3.99"], "PackagesNotFoundError", id="no-such-version"),
-    pytest.param(["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "{channel}", "nosuchpackage"], "PackagesNotFoundError", id="no-such-package"),
-    pytest.param(["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "{channel}/nowhere", "pip"], "UnavailableInvalidChannel", id="no-such-channel"),
-    pytest.param(["create", "-y", "-p", "/opt/elsewhere", "--override-channels", "-c", "{channel}", "pip"], "outside the simulated node", id="outside"),
-    pytest.param(["list", "-p", "{prefix}/envs/x"], "EnvironmentLocationNotFound", id="no-such-environment"),
-    pytest.param(["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "conda-forge", "--offline", "pip"], "PackagesNotFoundError", id="offline-without-mirror"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        pytest.param(
+            ["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "{channel}", "python=3.99"], "PackagesNotFoundError", id="no-such-version"
+        ),
+        pytest.param(
+            ["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "{channel}", "nosuchpackage"],
+            "PackagesNotFoundError",
+            id="no-such-package",
+        ),
+        pytest.param(
+            ["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "{channel}/nowhere", "pip"],
+            "UnavailableInvalidChannel",
+            id="no-such-channel",
+        ),
+        pytest.param(["create", "-y", "-p", "/opt/elsewhere", "--override-channels", "-c", "{channel}", "pip"], "outside the simulated node", id="outside"),
+        pytest.param(["list", "-p", "{prefix}/envs/x"], "EnvironmentLocationNotFound", id="no-such-environment"),
+        pytest.param(
+            ["create", "-y", "-p", "{prefix}/envs/x", "--override-channels", "-c", "conda-forge", "--offline", "pip"],
+            "PackagesNotFoundError",
+            id="offline-without-mirror",
+        ),
+    ],
+)
 def test_mistakes(conda_node, arguments, words):
     filled = [item.format(prefix=conda_node.prefix, channel=conda_node.channel) for item in arguments]
     done = call(conda_node, *filled)

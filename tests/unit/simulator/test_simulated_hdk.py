@@ -1,4 +1,5 @@
 """The simulated driver and firmware run as processes on a bare node: order, options, refusals, records, exit codes, reboot."""
+
 from __future__ import annotations
 
 import re
@@ -7,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.unit.simulator.simulated import OTHER_ARCH, Node
+
 # isort: split
 from hdk import HDK_25_3, driver_version_info
 
@@ -51,8 +53,14 @@ def test_driver_then_firmware_on_a_fresh_node(bare_node):
     assert [line for line in seen if "Percentage" in line] == [f"[INFO]upgradePercentage:{number}%" for number in (10, 30, 40, 90, 100)]
     assert seen[-2] == "[INFO]Driver package installed successfully! The new version takes effect immediately."
     assert "[INFO]driver install type: DKMS" in seen
-    assert record(bare_node) == {"UserName": "HwHiAiUser", "UserGroup": "HwHiAiUser", "Driver_Install_Type": "full", "Driver_Install_Path_Param": str(bare_node.ascend),
-                                 "Driver_Install_For_All": "no", "Driver_Install_Mode": "normal"}
+    assert record(bare_node) == {
+        "UserName": "HwHiAiUser",
+        "UserGroup": "HwHiAiUser",
+        "Driver_Install_Type": "full",
+        "Driver_Install_Path_Param": str(bare_node.ascend),
+        "Driver_Install_For_All": "no",
+        "Driver_Install_Mode": "normal",
+    }
     assert (bare_node.ascend / "driver/version.info").read_text().startswith("Version=25.0.rc1.1\nascendhal_version=7.35.23\n")
     assert (bare_node.ascend / "driver/version.info").stat().st_mode & 0o777 == 0o444
     assert bare_node.text("etc/ld.so.conf.d/ascend_driver_so.conf").splitlines()[1] == f"{bare_node.ascend}/driver/lib64/driver"
@@ -102,7 +110,9 @@ def fault(name, content=""):
 FULL = ["--full", "--quiet"]
 REFUSALS = [
     pytest.param(None, ["--upgrade", "--quiet", "--install-for-all"], "install-for-all param need used with full/debug/run/devel.", id="upgrade-for-all"),
-    pytest.param(None, ["--upgrade", "--quiet", "--install-path=/x"], "install-path param need used with full/debug/run/docker/devel.", id="upgrade-with-path"),
+    pytest.param(
+        None, ["--upgrade", "--quiet", "--install-path=/x"], "install-path param need used with full/debug/run/docker/devel.", id="upgrade-with-path"
+    ),
     pytest.param(None, [*FULL, "--install-username=HwHiAiUser"], "Username and usergroup are not specified at the same time.", id="user-without-group"),
     pytest.param(None, ["--full", "--run"], "only support one type", id="two-types"),
     pytest.param(None, ["--quiet"], "The parameter needs to be used with full/debug/run/docker/upgrade/devel.", id="no-action"),
@@ -110,7 +120,9 @@ REFUSALS = [
     pytest.param(None, ["--version", "--quiet"], "version/check can't use with other parameters.", id="version-not-alone"),
     pytest.param(None, ["--uninstall", "--quiet"], "uninstall can't use with other parameters except force.", id="uninstall-with-quiet"),
     pytest.param(None, ["--uninstall"], "ERR_NO:0x0080;ERR_DES:Driver package is not installed on this device, uninstall failed", id="uninstall-of-nothing"),
-    pytest.param(None, [*FULL, "--install-username=root", "--install-usergroup=root"], "ERR_NO:0x0091;ERR_DES:username not permission for root", id="root-user"),
+    pytest.param(
+        None, [*FULL, "--install-username=root", "--install-usergroup=root"], "ERR_NO:0x0091;ERR_DES:username not permission for root", id="root-user"
+    ),
     pytest.param(without_user, FULL, "ERR_NO:0x0091;ERR_DES:HwHiAiUser not exists! Please add HwHiAiUser", id="no-user"),
     pytest.param(without_group, FULL, "ERR_NO:0x0091;ERR_DES:HwHiAiUser group not exists!", id="no-group"),
     pytest.param(out_of_the_group, FULL, "ERR_NO:0x0096;ERR_DES:HwHiAiUser not right!", id="user-not-in-group"),
@@ -162,10 +174,13 @@ def test_check_verifies_twice_and_asks_the_vendors_script(bare_node):
     assert "[INFO]driver version :25.0.rc1.1" in messages(bare_node.install("driver", "--version"))
 
 
-@pytest.mark.parametrize("missing, prebuilt, code, words", [
-    pytest.param("dkms", True, 0, "driver install type: Direct", id="prebuilt-module-fits"),
-    pytest.param("dkms", False, 1, "Drv_dkms_env_check failed", id="no-module-fits"),
-])
+@pytest.mark.parametrize(
+    "missing, prebuilt, code, words",
+    [
+        pytest.param("dkms", True, 0, "driver install type: Direct", id="prebuilt-module-fits"),
+        pytest.param("dkms", False, 1, "Drv_dkms_env_check failed", id="no-module-fits"),
+    ],
+)
 def test_kernel_modules_without_dkms(bare_node, missing, prebuilt, code, words):
     status = bare_node.root / "var/lib/dpkg/status"
     status.write_text(status.read_text().replace(f"Package: {missing}\n", "Package: something\n"))
@@ -191,13 +206,18 @@ def test_a_killed_installer_leaves_a_record_without_version_info(bare_node, perc
     assert (bare_node.ascend / "driver/version.info").exists()
 
 
-@pytest.mark.parametrize("fault_name, arguments, words", [
-    pytest.param(None, [*FULL, "--force"], "Driver package installed successfully! Reboot needed for installation/upgrade to take effect!", id="force"),
-    pytest.param("driver.hot-reset-fails", FULL, "Driver package installed successfully! Reboot needed for installation/upgrade to take effect!", id="hot-reset"),
-    pytest.param("driver.modules-stuck", FULL, "Kernel modules can not be removed, reboot needed for installation/upgrade to take effect!", id="modules"),
-    pytest.param("driver.chips-not-ready", FULL, "There are some chips not ready, please check after reboot", id="chips"),
-    pytest.param("driver.hot-reset-fails", ["--upgrade", "--quiet"], "Driver package upgraded successfully! Reboot needed", id="upgrade"),
-])
+@pytest.mark.parametrize(
+    "fault_name, arguments, words",
+    [
+        pytest.param(None, [*FULL, "--force"], "Driver package installed successfully! Reboot needed for installation/upgrade to take effect!", id="force"),
+        pytest.param(
+            "driver.hot-reset-fails", FULL, "Driver package installed successfully! Reboot needed for installation/upgrade to take effect!", id="hot-reset"
+        ),
+        pytest.param("driver.modules-stuck", FULL, "Kernel modules can not be removed, reboot needed for installation/upgrade to take effect!", id="modules"),
+        pytest.param("driver.chips-not-ready", FULL, "There are some chips not ready, please check after reboot", id="chips"),
+        pytest.param("driver.hot-reset-fails", ["--upgrade", "--quiet"], "Driver package upgraded successfully! Reboot needed", id="upgrade"),
+    ],
+)
 def test_code_2_owes_a_reboot_and_npu_smi_refuses_until_it(driver_node, fault_name, arguments, words):
     at = driver_node.fault(fault_name) if fault_name else None
     done = driver_node.install("driver", *arguments)
@@ -304,11 +324,17 @@ def test_npu_smi_shows_processes_and_faults(user_node):
     assert b"+---" not in out and b"\xff" in out
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("board", ["Software Version               : 25.0.rc1.1", "Firmware Version               : 7.7.0.1.231", "PCIe Bus Info                  : 0000:82:00.0"]),
-    ("usages", ["NPU ID                         : 3", "HBM Capacity(MB)               : 32768"]),
-    ("memory", ["HBM Clock Speed(MHz)           : 1600"]),
-])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        (
+            "board",
+            ["Software Version               : 25.0.rc1.1", "Firmware Version               : 7.7.0.1.231", "PCIe Bus Info                  : 0000:82:00.0"],
+        ),
+        ("usages", ["NPU ID                         : 3", "HBM Capacity(MB)               : 32768"]),
+        ("memory", ["HBM Clock Speed(MHz)           : 1600"]),
+    ],
+)
 def test_npu_smi_details(user_node, kind, words):
     out = user_node.run(user_node.root / NPU_SMI, "info", "-t", kind, "-i", "3").stdout
     for line in words:
@@ -318,7 +344,10 @@ def test_npu_smi_details(user_node, kind, words):
 def test_npu_smi_without_its_libraries(user_node):
     (user_node.root / "etc/ld.so.conf.d/ascend_driver_so.conf").unlink()
     done = user_node.run(user_node.root / NPU_SMI, "info")
-    assert (done.returncode, done.stderr.strip()) == (127, "npu-smi: error while loading shared libraries: libc_sec.so: cannot open shared object file: No such file or directory")
+    assert (done.returncode, done.stderr.strip()) == (
+        127,
+        "npu-smi: error while loading shared libraries: libc_sec.so: cannot open shared object file: No such file or directory",
+    )
     assert user_node.run(user_node.root / NPU_SMI, "info", env={"LD_LIBRARY_PATH": f"{user_node.ascend}/driver/lib64/common"}).returncode == 0
 
 
@@ -327,7 +356,12 @@ def test_the_node_is_an_atlas_800i_a2(tmp_path):
     devices = [path.parent for path in (node.root / "sys/bus/pci/devices").glob("*/device") if path.read_text() == "0xd802\n"]
     assert len(devices) == 8
     for device in devices:
-        assert [(device / name).read_text().strip() for name in ("vendor", "subsystem_vendor", "subsystem_device", "class")] == ["0x19e5", "0x19e5", "0x3004", "0x120000"]
+        assert [(device / name).read_text().strip() for name in ("vendor", "subsystem_vendor", "subsystem_device", "class")] == [
+            "0x19e5",
+            "0x19e5",
+            "0x3004",
+            "0x120000",
+        ]
     assert node.text("proc/meminfo").splitlines()[0].split() == ["MemTotal:", str(1 << 30), "kB"]
     assert node.text("proc/cpuinfo").count("processor") == 192
     assert node.text("proc/sys/kernel/osrelease") == "5.15.0-25-generic\n"

@@ -1,4 +1,5 @@
 """The simulated wheelhouse, op-plugin's build and torch_npu, in a real virtual environment with the real pip."""
+
 from __future__ import annotations
 
 import os
@@ -11,14 +12,35 @@ import venv
 import pytest
 
 from tests.unit.simulator.simulated import ARCH, Node
+
 # isort: split
 import sources
 import wheels
 
 VERSION = "{}.{}".format(*sys.version_info)
 TAG = "cp{}{}".format(*sys.version_info)
-LINES = ["numpy", "torch", "torchvision", "torchaudio", "packaging", "ninja", "transformers", "fire", "protobuf", "attrs", "decorator", "cloudpickle", "ml-dtypes",
-         "scipy", "tornado", "absl-py", "psutil", "pyyaml", "setuptools", "wheel"]
+LINES = [
+    "numpy",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "packaging",
+    "ninja",
+    "transformers",
+    "fire",
+    "protobuf",
+    "attrs",
+    "decorator",
+    "cloudpickle",
+    "ml-dtypes",
+    "scipy",
+    "tornado",
+    "absl-py",
+    "psutil",
+    "pyyaml",
+    "setuptools",
+    "wheel",
+]
 
 
 class Stack(Node):
@@ -26,16 +48,30 @@ class Stack(Node):
 
     def python(self, *arguments: str, environment: dict[str, str] | None = None, **keywords) -> subprocess.CompletedProcess:
         keywords.setdefault("timeout", 60)
-        return subprocess.run([str(self.env / "bin/python"), *arguments], env={"PATH": f"{self.env}/bin:/usr/bin:/bin", **(environment or {})}, cwd=self.root,
-                              capture_output=True, text=True, check=False, **keywords)
+        return subprocess.run(
+            [str(self.env / "bin/python"), *arguments],
+            env={"PATH": f"{self.env}/bin:/usr/bin:/bin", **(environment or {})},
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            check=False,
+            **keywords,
+        )
 
     def pip(self, *arguments: str) -> subprocess.CompletedProcess:
         return self.python("-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", *arguments)
 
     def build(self, *arguments: str, source=None, environment=None) -> subprocess.CompletedProcess:
         environment = {"PATH": f"{self.env}/bin:/usr/bin:/bin", **(environment if environment is not None else self.toolkit_environment())}
-        return subprocess.run(["bash", "install.sh", *(arguments or (f"--python={VERSION}", "--pytorch=v2.3.1-7.0.0"))], cwd=source or self.source, env=environment,
-                              capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            ["bash", "install.sh", *(arguments or (f"--python={VERSION}", "--pytorch=v2.3.1-7.0.0"))],
+            cwd=source or self.source,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     def libraries(self, driver: bool = True) -> dict[str, str]:
         folders = [f"{self.toolkit}/latest/lib64"] + ([f"{self.ascend}/driver/lib64/driver"] if driver else [])
@@ -73,14 +109,17 @@ def test_the_lock_has_a_wheel_for_every_line_of_the_guide(stack):
 
 
 def test_every_distribution_says_that_it_is_simulated(stack):
-    program = ("import importlib.metadata as m\nfor d in m.distributions():\n    print(d.metadata['Name'], d.version, d.metadata['Summary'])")
+    program = "import importlib.metadata as m\nfor d in m.distributions():\n    print(d.metadata['Name'], d.version, d.metadata['Summary'])"
     for line in stack.python("-c", program).stdout.splitlines():
         assert line.startswith("pip ") or "Simulated by npuops" in line
 
 
 def test_modules_have_their_versions(stack):
-    done = stack.python("-c", "import numpy, transformers, google.protobuf, yaml, ml_dtypes, absl, attr, pkg_resources, packaging.version\n"
-                        "print(numpy.__version__, transformers.__version__, ml_dtypes.__version__)")
+    done = stack.python(
+        "-c",
+        "import numpy, transformers, google.protobuf, yaml, ml_dtypes, absl, attr, pkg_resources, packaging.version\n"
+        "print(numpy.__version__, transformers.__version__, ml_dtypes.__version__)",
+    )
     assert done.stdout.split() == ["1.26.4", "4.43.2", "0.5.4"], done.stderr
 
 
@@ -93,8 +132,11 @@ def test_a_changed_wheel_is_refused_by_its_hash(stack, tmp_path):
 
 
 def test_torch_is_a_cpu_build_of_the_old_abi(stack):
-    done = stack.python("-c", "import torch; print(torch.__version__, torch.version.cuda, torch.compiled_with_cxx11_abi(), torch._C._GLIBCXX_USE_CXX11_ABI, torch.xpu.is_available(),"
-                        "(torch.ones(2, 2) @ torch.ones(2, 2)).sum().item())")
+    done = stack.python(
+        "-c",
+        "import torch; print(torch.__version__, torch.version.cuda, torch.compiled_with_cxx11_abi(), torch._C._GLIBCXX_USE_CXX11_ABI, torch.xpu.is_available(),"
+        "(torch.ones(2, 2) @ torch.ones(2, 2)).sum().item())",
+    )
     assert done.stdout.split() == ["2.3.1", "None", "False", "False", "False", "8.0"], done.stderr
 
 
@@ -104,12 +146,15 @@ def test_the_build_leaves_a_wheel_of_the_running_python(stack):
     assert "[100%] Built target torch_npu" in stack.built.stdout
 
 
-@pytest.mark.parametrize("arguments, environment, words", [
-    pytest.param(["--python", VERSION], None, "ERROR Unsupported parameters", id="space-form"),
-    pytest.param([f"--python={VERSION}", "--jobs=4"], None, "ERROR Unsupported parameters: --jobs=4", id="unknown"),
-    pytest.param([], {}, "ASCEND_TOOLKIT_HOME is not set", id="no-environment"),
-    pytest.param([f"--python={VERSION}", "--pytorch=v2.5.1"], None, "pathspec 'v2.5.1' did not match", id="another-branch"),
-])
+@pytest.mark.parametrize(
+    "arguments, environment, words",
+    [
+        pytest.param(["--python", VERSION], None, "ERROR Unsupported parameters", id="space-form"),
+        pytest.param([f"--python={VERSION}", "--jobs=4"], None, "ERROR Unsupported parameters: --jobs=4", id="unknown"),
+        pytest.param([], {}, "ASCEND_TOOLKIT_HOME is not set", id="no-environment"),
+        pytest.param([f"--python={VERSION}", "--pytorch=v2.5.1"], None, "pathspec 'v2.5.1' did not match", id="another-branch"),
+    ],
+)
 def test_refusals_of_the_build(stack, arguments, environment, words):
     done = stack.build(*arguments, environment=environment)
     assert done.returncode != 0
@@ -129,10 +174,13 @@ def test_a_failing_build_hides_its_error_in_the_middle(stack, tmp_path):
 
 
 # --- torch_npu ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("environment, library", [
-    pytest.param(lambda node: {}, "libhccl.so", id="set_env.sh-not-sourced"),
-    pytest.param(lambda node: node.libraries(driver=False), "libascend_hal.so", id="driver-not-on-the-path"),
-])
+@pytest.mark.parametrize(
+    "environment, library",
+    [
+        pytest.param(lambda node: {}, "libhccl.so", id="set_env.sh-not-sourced"),
+        pytest.param(lambda node: node.libraries(driver=False), "libascend_hal.so", id="driver-not-on-the-path"),
+    ],
+)
 def test_the_guides_two_import_errors(stack, environment, library):
     done = stack.python("-c", "import torch_npu", environment=environment(stack))
     assert done.returncode == 1
@@ -141,9 +189,12 @@ def test_the_guides_two_import_errors(stack, environment, library):
 
 
 def test_torch_npu_answers_from_the_device_nodes(stack):
-    program = ("import torch, torch_npu, torchair, acl\n"
-               "print(torch_npu.__version__, torch_npu.npu.is_available(), torch_npu.npu.device_count(), torch.npu.get_device_name(0), torch.ones(2).npu().device, acl.get_soc_name())\n"
-               "print([hasattr(torch_npu, name) for name in ('_npu_matmul_dequant', '_npu_flash_attention_mla', '_npu_matmul_pp', '_npu_topk_topp_sampling')])")
+    program = (
+        "import torch, torch_npu, torchair, acl\n"
+        "print(torch_npu.__version__, torch_npu.npu.is_available(), torch_npu.npu.device_count(), torch.npu.get_device_name(0),"
+        " torch.ones(2).npu().device, acl.get_soc_name())\n"
+        "print([hasattr(torch_npu, name) for name in ('_npu_matmul_dequant', '_npu_flash_attention_mla', '_npu_matmul_pp', '_npu_topk_topp_sampling')])"
+    )
     done = stack.python("-c", program, environment=stack.libraries())
     assert done.stdout.splitlines() == ["2.3.1.post6 True 8 Ascend910B4 npu:0 Ascend910B4", "[True, True, True, True]"], done.stderr
     manager = stack.root / "dev/davinci_manager"
@@ -162,7 +213,11 @@ def test_the_public_wheel_has_the_version_but_not_the_operators(stack, tmp_path)
     assert stack.pip("install", "--no-index", "--no-deps", "--target", str(target), str(tmp_path / name)).returncode == 0
     environment = stack.libraries()
     environment["PYTHONPATH"] = str(target)
-    done = stack.python("-c", "import torch_npu, torch_npu.version as v; print(torch_npu.__version__, v.git_version[:8], hasattr(torch_npu, '_npu_matmul_pp'))", environment=environment)
+    done = stack.python(
+        "-c",
+        "import torch_npu, torch_npu.version as v; print(torch_npu.__version__, v.git_version[:8], hasattr(torch_npu, '_npu_matmul_pp'))",
+        environment=environment,
+    )
     assert done.stdout.split() == ["2.3.1.post6", "eb3b35e3", "False"], done.stderr
 
 
@@ -170,20 +225,30 @@ def test_the_public_wheel_has_the_version_but_not_the_operators(stack, tmp_path)
 @pytest.fixture
 def module(stack):
     path = stack.root / "a_worker.py"
-    path.write_text("import os, sys\nprint(*[os.environ[name] for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')], *sys.argv[1:])\n"
-                    "sys.exit(int(os.environ.get('FAIL', '0')))\n")
+    path.write_text(
+        "import os, sys\n"
+        "names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')\n"
+        "os.write(1, (' '.join([*(os.environ[name] for name in names), *sys.argv[1:]]) + '\\n').encode())\n"
+        "sys.exit(int(os.environ.get('FAIL', '0')))\n"
+    )
     return path.stem
 
 
-@pytest.mark.parametrize("options", [["--nproc_per_node", "2", "--master_port", "25565"], ["--nproc_per_node=2", "--master_port=25565"], ["--nproc-per-node=2", "--master-port", "25565"]])
-def test_torchrun_gives_its_workers_their_ranks(stack, module, options):
-    done = stack.python(str(stack.env / "bin/torchrun"), *options, "-m", module, "--tp", "1")
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("form", ["--nproc_per_node 2 --master_port {}", "--nproc_per_node=2 --master_port={}", "--nproc-per-node=2 --master-port {}"])
+def test_torchrun_gives_its_workers_their_ranks(stack, module, port, form):
+    done = stack.python(str(stack.env / "bin/torchrun"), *form.format(port).split(), "-m", module, "--tp", "1")
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == [f"{rank} {rank} 2 2 127.0.0.1 25565 --tp 1" for rank in (0, 1)]
+    assert sorted(done.stdout.splitlines()) == [f"{rank} {rank} 2 2 127.0.0.1 {port} --tp 1" for rank in (0, 1)]
 
 
-def test_torchrun_reports_a_failed_worker(stack, module):
-    done = stack.python(str(stack.env / "bin/torchrun"), "--nproc_per_node", "1", "--master_port", "25567", "-m", module, environment={"FAIL": "3"})
+def test_torchrun_reports_a_failed_worker(stack, module, port):
+    done = stack.python(str(stack.env / "bin/torchrun"), "--nproc_per_node", "1", "--master_port", port, "-m", module, environment={"FAIL": "3"})
     assert done.returncode == 1
     assert "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: " in done.stderr
     assert "a_worker FAILED" in done.stderr and "exitcode  : 3 (pid: " in done.stderr
@@ -191,7 +256,7 @@ def test_torchrun_reports_a_failed_worker(stack, module):
 
 def test_torchrun_says_when_its_port_is_taken(stack, module):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = stack.python(str(stack.env / "bin/torchrun"), "--master_port", str(taken.getsockname()[1]), "-m", module)
+        done = stack.python(str(stack.env / "bin/torchrun"), "--master_port", str(taken.getsockname()[1]), "-m", module, environment={"NPUOPS_SIMULATOR_PORT_WAIT": "0"})
     assert done.returncode == 1
     assert "EADDRINUSE" in done.stderr
 
@@ -201,10 +266,16 @@ def test_torchrun_refuses_unknown_options(stack):
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "torchrun: error: unrecognized arguments: --nonsense")
 
 
-def test_torchrun_ends_its_workers_when_it_is_ended(stack):
+def test_torchrun_ends_its_workers_when_it_is_ended(stack, port):
     (stack.root / "a_sleeper.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
-    running = subprocess.Popen([str(stack.env / "bin/python"), str(stack.env / "bin/torchrun"), "--master_port", "25569", "-m", "a_sleeper"], cwd=stack.root,
-                               env={"PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [str(stack.env / "bin/python"), str(stack.env / "bin/torchrun"), "--master_port", port, "-m", "a_sleeper"],
+        cwd=stack.root,
+        env={"PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     worker = int(running.stdout.readline())
     running.send_signal(signal.SIGTERM)
     assert running.wait(timeout=30) == 1

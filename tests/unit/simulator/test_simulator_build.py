@@ -1,4 +1,5 @@
 """build.py from the command line: the media's layout, its manifest, and that a second call changes nothing."""
+
 from __future__ import annotations
 
 import hashlib
@@ -36,10 +37,17 @@ def test_the_manifest_describes_every_file(root):
         assert item["arch"] in (ARCH, "noarch")
         assert item["origin"].startswith("simulated")
     hdk = ARCH.replace("_", "-")
-    assert {"ascend/Ascend-hdk-910b-npu-firmware_7.7.0.1.231.run", f"ascend/Ascend-hdk-910b-npu-driver_25.0.rc1.1_linux-{hdk}.run",
-            f"ascend/Ascend-cann-toolkit_8.1.RC1_linux-{ARCH}.run", f"ascend/Ascend-cann-kernels-910b_8.1.RC1_linux-{ARCH}.run", f"ascend/Ascend-cann-nnal_8.1.RC1_linux-{ARCH}.run",
-            f"conda/Miniconda3-py311_24.9.2-0-Linux-{ARCH}.sh", f"wheels/{ARCH}/requirements.lock", "source/op-plugin-7.0.0.tar.gz",
-            "source/ktransformers-v0.2.4-npu.tar.gz"} <= {item["path"] for item in files}
+    assert {
+        "ascend/Ascend-hdk-910b-npu-firmware_7.7.0.1.231.run",
+        f"ascend/Ascend-hdk-910b-npu-driver_25.0.rc1.1_linux-{hdk}.run",
+        f"ascend/Ascend-cann-toolkit_8.1.RC1_linux-{ARCH}.run",
+        f"ascend/Ascend-cann-kernels-910b_8.1.RC1_linux-{ARCH}.run",
+        f"ascend/Ascend-cann-nnal_8.1.RC1_linux-{ARCH}.run",
+        f"conda/Miniconda3-py311_24.9.2-0-Linux-{ARCH}.sh",
+        f"wheels/{ARCH}/requirements.lock",
+        "source/op-plugin-7.0.0.tar.gz",
+        "source/ktransformers-v0.2.4-npu.tar.gz",
+    } <= {item["path"] for item in files}
     assert (root / "node/mnt/weights/DeepSeek-R1-Q4_K_M").is_dir()
 
 
@@ -60,7 +68,12 @@ def test_the_node_is_never_laid_again(root):
 def test_other_arguments_build_other_media(tmp_path):
     build(tmp_path, "--arch", "aarch64", "--release", "upstream-2025-10", "--system")
     names = {path.name for path in (tmp_path / "media/ascend").iterdir()}
-    assert names == {"Ascend-hdk-910b-npu-driver_25.3.rc1_linux-aarch64.run", "Ascend-hdk-910b-npu-firmware_7.8.0.2.212.run", "Ascend-cann-toolkit_8.3.RC1_linux-aarch64.run",
-                     "Ascend-cann-kernels-910b_8.3.RC1_linux-aarch64.run", "Ascend-cann-nnal_8.3.RC1_linux-aarch64.run"}
+    assert names == {
+        "Ascend-hdk-910b-npu-driver_25.3.rc1_linux-aarch64.run",
+        "Ascend-hdk-910b-npu-firmware_7.8.0.2.212.run",
+        "Ascend-cann-toolkit_8.3.RC1_linux-aarch64.run",
+        "Ascend-cann-kernels-910b_8.3.RC1_linux-aarch64.run",
+        "Ascend-cann-nnal_8.3.RC1_linux-aarch64.run",
+    }
     # --system: the hardware to look at, and nothing that an installer would lay.
     assert not (tmp_path / "node/usr").exists() and (tmp_path / "node/sys/bus/pci/devices").is_dir()

@@ -1,4 +1,5 @@
 """torch as simulated by npuops: what a deployment asks of it, and arithmetic on small lists in pure Python."""
+
 import os as _os
 import random as _random
 
@@ -36,6 +37,7 @@ class Tensor:
 
     def npu(self, index=0):
         from torch import npu  # set by torch_npu
+
         npu.set_device(index)
         return self.to("npu:%d" % index)
 

@@ -1,5 +1,5 @@
-__version__ = '2.3.1'
+__version__ = "2.3.1"
 debug = False
 cuda = None
-git_version = 'simulated by npuops'
+git_version = "simulated by npuops"
 hip = None

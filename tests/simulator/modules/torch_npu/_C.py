@@ -2,6 +2,7 @@
 
 libhccl.so missing: set_env.sh was not sourced. libascend_hal.so, which comes behind it: the driver's folder is not searched.
 """
+
 import ctypes as _ctypes
 
 
@@ -21,4 +22,5 @@ for _library in ("libhccl.so", "libascendcl.so", "libacl_op_compiler.so", "libge
 
 def _npu_getDeviceCount():
     from torch_npu.npu._devices import count
+
     return count()

@@ -1,4 +1,5 @@
 """torch_npu as simulated by npuops. The order of its imports is the real one's, so are its ImportErrors."""
+
 import os
 
 import torch
@@ -7,7 +8,7 @@ if not os.environ.get("ASCEND_HOME_PATH"):
     print("Warning : ASCEND_HOME_PATH environment variable is not set.")
 
 try:
-    import torch_npu.npu
+    import torch_npu.npu  # noqa: F401
 except ImportError:
     # The real handler imports the same, fails alike, and its own hint never prints (facts: python-stack.md 4.2).
     from torch_npu.utils import error_code  # noqa: F401

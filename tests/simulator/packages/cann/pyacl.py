@@ -1,4 +1,5 @@
 """pyACL as simulated by npuops: loads CANN's libraries as the real module does, then answers from the device nodes."""
+
 import ctypes
 import glob
 import os

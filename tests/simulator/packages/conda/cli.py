@@ -4,181 +4,39 @@
 Nothing is downloaded. A channel is a folder or URL with repodata.json; conda-forge and the default channels are known by name,
 as if the internet were there. Python in an environment is a venv of the python this was built with.
 """
+
 import argparse
-import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "simulator"))
+
+from channels import (  # noqa: E402
+    DEFAULT_CHANNELS,
+    KNOWN,
+    NODE_ROOT,
+    PLATFORM,
+    ROOT,
+    TERMS,
+    CondaError,
+    channels_of,
+    error,
+    read_condarc,
+    resolve,
+    settings,
+    write_condarc,
+)
+
 VERSION = "24.9.2"
-ROOT = Path(__file__).resolve().parent.parent
-KNOWN = json.loads((ROOT / "simulator" / "packages.json").read_text())
-NODE_ROOT = KNOWN["node_root"]
-PLATFORM = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}.get(platform.machine(), "linux-64")
-DEFAULT_CHANNELS = ("pkgs/main", "pkgs/r")
-TERMS = ROOT / "simulator" / "accepted-terms.json"
 ENVIRONMENTS = ROOT / "simulator" / "environments.txt"
 
 
-class CondaError(Exception):
-    """A message for stderr; the exit code is 1."""
-
-    name = "CondaError"
-
-    def __str__(self):
-        return "\n%s: %s\n" % (self.name, self.args[0])
-
-
-def error(kind, text):
-    return type(kind, (CondaError,), {"name": kind})(text)
-
-
-# -- configuration -----------------------------------------------------------------------------------------------------------
-def read_condarc(path):
-    """The few shapes of .condarc that matter: `key: value` and `key:` with a list below."""
-    settings, key = {}, None
-    if not path.is_file():
-        return settings
-    for line in path.read_text().splitlines():
-        text = line.split("#")[0].rstrip()
-        if not text.strip() or text.strip() == "---":
-            continue
-        if text.lstrip().startswith("- ") and key:
-            settings.setdefault(key, [])
-            settings[key].append(text.strip()[2:].strip().strip("'\""))
-        elif ":" in text:
-            key, value = text.strip().split(":", 1)
-            value = value.strip().strip("'\"")
-            settings[key] = [] if value in ("", "[]") else {"true": True, "false": False}.get(value, value)
-    return settings
-
-
-def write_condarc(path, settings):
-    lines = []
-    for key, value in settings.items():
-        if isinstance(value, list):
-            lines += [key + ":"] + ["  - " + item for item in value]
-        else:
-            lines.append("%s: %s" % (key, str(value).lower() if isinstance(value, bool) else value))
-    path.write_text("\n".join(lines) + "\n")
-
-
-def settings():
-    merged = read_condarc(ROOT / ".condarc")
-    if os.environ.get("CONDARC"):
-        merged.update(read_condarc(Path(os.environ["CONDARC"])))
-    return merged
-
-
-def channels_of(options):
-    asked = list(options.channel or [])
-    if not options.override_channels:
-        asked += settings().get("channels") or ["defaults"]
-    expanded = []
-    for channel in asked:
-        for item in DEFAULT_CHANNELS if channel == "defaults" else (channel,):
-            if item not in expanded:
-                expanded.append(item)
-    return expanded
-
-
-def check_terms(channels):
-    accepted = json.loads(TERMS.read_text()) if TERMS.is_file() else []
-    missing = [item for item in channels if item in DEFAULT_CHANNELS and item not in accepted]
-    if missing:
-        raise error("CondaToSNonInteractiveError", "Terms of Service have not been accepted for the following channels. "
-                    "Please accept or remove them before proceeding:\n" + "".join("    - %s\n" % item for item in missing)
-                    + "\nTo accept these channels' Terms of Service, run the following commands:\n"
-                    + "".join("    conda tos accept --override-channels --channel %s\n" % item for item in missing))
-
-
-# -- channels ----------------------------------------------------------------------------------------------------------------
-def repodata(channel, offline):
-    """Packages of a channel: name → record. A folder, file:// or http(s):// is read; known names answer from memory."""
-    if channel in DEFAULT_CHANNELS or channel in ("conda-forge", "anaconda", "defaults"):
-        return {} if offline else {record["name"]: record for record in KNOWN["packages"] if channel in DEFAULT_CHANNELS or record["forge"]}
-    records = {}
-    found = False
-    for subdir in (PLATFORM, "noarch"):
-        if channel.startswith(("http://", "https://")):
-            if offline:
-                continue
-            try:
-                with urllib.request.urlopen("%s/%s/repodata.json" % (channel.rstrip("/"), subdir), timeout=20) as answer:
-                    data = json.loads(answer.read().decode())
-            except (urllib.error.URLError, OSError):
-                continue
-        else:
-            folder = Path(channel[7:] if channel.startswith("file://") else channel)
-            if not (folder / subdir / "repodata.json").is_file():
-                continue
-            data = json.loads((folder / subdir / "repodata.json").read_text())
-        found = True
-        for name, record in list(data.get("packages", {}).items()) + list(data.get("packages.conda", {}).items()):
-            records.setdefault(record["name"], dict(record, fn=name, channel=channel, subdir=subdir))
-    if not found:
-        if offline and channel.startswith("http"):
-            return {}
-        raise error("UnavailableInvalidChannel", "HTTP 404 NOT FOUND for channel %s <%s>\n\nThe channel is not accessible or is invalid.\n\n"
-                    "You will need to adjust your conda configuration to proceed." % (channel.rstrip("/").split("/")[-1], channel))
-    return records
-
-
-def parse_spec(text):
-    text = text.split("::")[-1].strip()
-    for mark in ("==", ">=", "<=", "=", ">", "<", "!="):
-        if mark in text:
-            name, version = text.split(mark, 1)
-            return name.strip().lower(), mark, version.split("=")[0].strip()
-    return text.lower(), "", ""
-
-
-def matches(record, mark, version):
-    """Whether a record fits. Beside = and == every comparison is taken to hold: the simulator has one version of each package."""
-    if mark == "=":
-        return (record["version"] + ".").startswith(version.rstrip("*").rstrip(".") + ".")
-    return mark != "==" or record["version"] == version
-
-
-def resolve(specs, options):
-    channels = channels_of(options)
-    check_terms(channels)
-    offered, tried = {}, []
-    for channel in channels:
-        tried.append(channel)
-        for name, record in repodata(channel, options.offline).items():
-            offered.setdefault(name, dict(record, channel=record.get("channel", channel)))
-    chosen, missing = [], []
-    for spec in specs:
-        name, mark, version = parse_spec(spec)
-        record = offered.get(name)
-        if record is None or not matches(record, mark, version):
-            missing.append(spec if record is None else "%s (simulated: only %s is here)" % (spec, record["version"]))
-        else:
-            chosen.append(record)
-    if missing:
-        raise error("PackagesNotFoundError", "The following packages are not available from current channels:\n\n"
-                    + "".join("  - %s\n" % item for item in missing) + "\nCurrent channels:\n\n" + "".join("  - %s\n" % item for item in tried)
-                    + "\nTo search for alternate channels that may provide the conda package you're\nlooking for, navigate to the channel index and use the search bar at the top of the page.\n")
-    names = [record["name"] for record in chosen]
-    queue = list(chosen)
-    while queue:
-        for dependency in queue.pop().get("depends", []):
-            name = parse_spec(dependency.split(" ")[0])[0]
-            if name in offered and name not in names:
-                names.append(name)
-                chosen.append(offered[name])
-                queue.append(offered[name])
-    return chosen
-
-
-# -- environments ------------------------------------------------------------------------------------------------------------
 def prefix_of(options, must_exist=True):
     if options.prefix:
         prefix = Path(os.path.abspath(os.path.expanduser(options.prefix)))
@@ -215,9 +73,18 @@ def link_packages(prefix, records):
             library.symlink_to(real.name)
             prefix.joinpath("lib", "libstdc++.so").exists() or prefix.joinpath("lib", "libstdc++.so").symlink_to("libstdc++.so.6")
         build = record.get("build", "h0_0")
-        meta = {"name": record["name"], "version": record["version"], "build": build, "build_number": 0, "channel": record["channel"],
-                "subdir": record.get("subdir", PLATFORM), "fn": record.get("fn", "%s-%s-%s.conda" % (record["name"], record["version"], build)),
-                "depends": record.get("depends", []), "simulated": "by npuops", "files": []}
+        meta = {
+            "name": record["name"],
+            "version": record["version"],
+            "build": build,
+            "build_number": 0,
+            "channel": record["channel"],
+            "subdir": record.get("subdir", PLATFORM),
+            "fn": record.get("fn", "%s-%s-%s.conda" % (record["name"], record["version"], build)),
+            "depends": record.get("depends", []),
+            "simulated": "by npuops",
+            "files": [],
+        }
         for old in (prefix / "conda-meta").glob(record["name"] + "-*.json"):
             if json.loads(old.read_text())["name"] == record["name"]:
                 old.unlink()
@@ -319,8 +186,11 @@ def install(options):
     records = resolve(specs_of(options), options)
     here = {record["name"]: record["version"] for record in records_of(prefix)}
     if all(here.get(record["name"]) == record["version"] for record in records):
-        print(json.dumps({"success": True, "message": "All requested packages already installed."}) if options.json
-              else "# All requested packages already installed.\n")
+        print(
+            json.dumps({"success": True, "message": "All requested packages already installed."})
+            if options.json
+            else "# All requested packages already installed.\n"
+        )
         return
     if plan(prefix, records, options):
         link_packages(prefix, records)
@@ -356,8 +226,21 @@ def list_packages(options):
     keys = ("name", "version", "channel", "build_number", "subdir", "fn")
     records = [record for record in records_of(prefix) if not options.packages or record["name"] in options.packages]
     if options.json:
-        print(json.dumps([dict({key: record.get(key) for key in keys}, build_string=record.get("build"), platform=record.get("subdir"),
-                               dist_name="%s-%s-%s" % (record["name"], record["version"], record.get("build")), base_url=None) for record in records], indent=2))
+        print(
+            json.dumps(
+                [
+                    dict(
+                        {key: record.get(key) for key in keys},
+                        build_string=record.get("build"),
+                        platform=record.get("subdir"),
+                        dist_name="%s-%s-%s" % (record["name"], record["version"], record.get("build")),
+                        base_url=None,
+                    )
+                    for record in records
+                ],
+                indent=2,
+            )
+        )
         return
     print("# packages in environment at %s:\n#\n# Name                    Version                   Build  Channel" % prefix)
     for record in records:
@@ -365,14 +248,30 @@ def list_packages(options):
 
 
 def info(options):
-    data = {"conda_version": VERSION, "root_prefix": str(ROOT), "conda_prefix": str(ROOT), "default_prefix": os.environ.get("CONDA_PREFIX", str(ROOT)),
-            "active_prefix": os.environ.get("CONDA_PREFIX"), "envs": environments(), "envs_dirs": [str(ROOT / "envs")], "pkgs_dirs": [str(ROOT / "pkgs")],
-            "channels": settings().get("channels") or list(DEFAULT_CHANNELS), "platform": PLATFORM, "python_version": platform.python_version() + ".final.0",
-            "root_writable": os.access(str(ROOT), os.W_OK), "offline": False, "rc_path": str(ROOT / ".condarc"), "simulated": "by npuops"}
+    data = {
+        "conda_version": VERSION,
+        "root_prefix": str(ROOT),
+        "conda_prefix": str(ROOT),
+        "default_prefix": os.environ.get("CONDA_PREFIX", str(ROOT)),
+        "active_prefix": os.environ.get("CONDA_PREFIX"),
+        "envs": environments(),
+        "envs_dirs": [str(ROOT / "envs")],
+        "pkgs_dirs": [str(ROOT / "pkgs")],
+        "channels": settings().get("channels") or list(DEFAULT_CHANNELS),
+        "platform": PLATFORM,
+        "python_version": platform.python_version() + ".final.0",
+        "root_writable": os.access(str(ROOT), os.W_OK),
+        "offline": False,
+        "rc_path": str(ROOT / ".condarc"),
+        "simulated": "by npuops",
+    }
     if options.json:
         print(json.dumps(data, indent=2))
     else:
-        print("\n     active environment : None\n          conda version : %s (simulated by npuops)\n       base environment : %s\n               platform : %s\n" % (VERSION, ROOT, PLATFORM))
+        print(
+            "\n     active environment : None\n          conda version : %s (simulated by npuops)\n       base environment : %s\n               platform : %s\n"
+            % (VERSION, ROOT, PLATFORM)
+        )
 
 
 def env(options):
@@ -423,7 +322,11 @@ def tos(options):
     action = (options.packages or ["view"])[0]
     accepted = json.loads(TERMS.read_text()) if TERMS.is_file() else []
     asked = options.channel or list(DEFAULT_CHANNELS)
-    wanted = [item for name in asked for item in (DEFAULT_CHANNELS if name == "defaults" else [short for short in DEFAULT_CHANNELS if name.rstrip("/").endswith(short)] or [name])]
+    wanted = [
+        item
+        for name in asked
+        for item in (DEFAULT_CHANNELS if name == "defaults" else [short for short in DEFAULT_CHANNELS if name.rstrip("/").endswith(short)] or [name])
+    ]
     if action == "accept":
         TERMS.write_text(json.dumps(sorted(set(accepted) | set(wanted))) + "\n")
         for item in wanted:
@@ -447,17 +350,35 @@ def run(arguments):
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     prefix = prefix_of(options)
-    environment = dict(os.environ, CONDA_PREFIX=str(prefix), CONDA_DEFAULT_ENV=options.name or str(prefix), PATH="%s/bin:%s" % (prefix, os.environ.get("PATH", "/usr/bin:/bin")))
+    environment = dict(
+        os.environ,
+        CONDA_PREFIX=str(prefix),
+        CONDA_DEFAULT_ENV=options.name or str(prefix),
+        PATH="%s/bin:%s" % (prefix, os.environ.get("PATH", "/usr/bin:/bin")),
+    )
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     try:
         return subprocess.run(command, env=environment, cwd=options.cwd).returncode
     except FileNotFoundError:
-        sys.stderr.write("%s: command not found\nERROR conda.cli.main_run:execute(125): `conda run %s` failed. (See above for error)\n" % (command[0], " ".join(command)))
+        sys.stderr.write(
+            "%s: command not found\nERROR conda.cli.main_run:execute(125): `conda run %s` failed. (See above for error)\n" % (command[0], " ".join(command))
+        )
         return 127
 
 
-COMMANDS = {"create": create, "install": install, "update": install, "remove": remove, "uninstall": remove, "list": list_packages, "info": info, "env": env,
-            "config": config, "tos": tos, "clean": lambda options: print("[npuops simulator] nothing to clean")}
+COMMANDS = {
+    "create": create,
+    "install": install,
+    "update": install,
+    "remove": remove,
+    "uninstall": remove,
+    "list": list_packages,
+    "info": info,
+    "env": env,
+    "config": config,
+    "tos": tos,
+    "clean": lambda options: print("[npuops simulator] nothing to clean"),
+}
 
 
 def main(arguments):
@@ -477,9 +398,29 @@ def main(arguments):
         parser.add_argument(*flags)
     parser.add_argument("-c", "--channel", action="append")
     parser.add_argument("--file", action="append")
-    for flags in (("-y", "--yes"), ("-q", "--quiet"), ("-d", "--dry-run"), ("-a", "--all"), ("--json",), ("--offline",), ("--override-channels",), ("--freeze-installed", "--no-update-deps"),
-                  ("--strict-channel-priority",), ("--no-default-packages",), ("--system",), ("--env",), ("--show-sources",), ("-v", "--verbose"), ("--copy",), ("--no-deps",), ("--use-index-cache",),
-                  ("-k", "--insecure"), ("-e", "--envs"), ("--force-reinstall",), ("--update-all",)):
+    for flags in (
+        ("-y", "--yes"),
+        ("-q", "--quiet"),
+        ("-d", "--dry-run"),
+        ("-a", "--all"),
+        ("--json",),
+        ("--offline",),
+        ("--override-channels",),
+        ("--freeze-installed", "--no-update-deps"),
+        ("--strict-channel-priority",),
+        ("--no-default-packages",),
+        ("--system",),
+        ("--env",),
+        ("--show-sources",),
+        ("-v", "--verbose"),
+        ("--copy",),
+        ("--no-deps",),
+        ("--use-index-cache",),
+        ("-k", "--insecure"),
+        ("-e", "--envs"),
+        ("--force-reinstall",),
+        ("--update-all",),
+    ):
         parser.add_argument(*flags, action="store_true")
     for flag in ("--set", "--add", "--append", "--prepend", "--remove"):
         parser.add_argument(flag, nargs=2, action="append")

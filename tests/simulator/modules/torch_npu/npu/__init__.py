@@ -1,4 +1,5 @@
 """torch_npu.npu as simulated by npuops: devices are the device nodes."""
+
 import torch_npu.utils  # noqa: F401
 from torch_npu.npu._devices import count, reason
 

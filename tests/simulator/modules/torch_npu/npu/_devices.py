@@ -1,4 +1,5 @@
 """Where a simulated node keeps its device nodes, and whether its driver answers. Filled in when the sources are packed."""
+
 import os
 
 DEV = "@DEV@"

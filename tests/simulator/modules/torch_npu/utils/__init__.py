@@ -1,2 +1,3 @@
 """Simulated by npuops."""
+
 from torch_npu import _C  # noqa: F401
