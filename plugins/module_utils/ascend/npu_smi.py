@@ -10,7 +10,6 @@ None stands for what the output doesn't say ("NA", "-", or no such column).
 from __future__ import annotations
 
 import re
-from typing import Callable
 
 # The column's heading as printed -> our name. Where a cell reads "used / total", the names are <name>_used… and <name>_total….
 _SCALARS = {"power(w)": "power_w", "temp(c)": "temp_c", "aicore(%)": "aicore_pct", "npu util(%)": "aicore_pct"}
@@ -177,7 +176,8 @@ def parse_info(text: str) -> dict:
     """Read `npu-smi info`.
 
     Returns npu_smi_version, driver_version, devices (one dict for each chip, keys as in _DEVICE_KEYS) and processes
-    (npu_id, chip_id, pid, name, memory_mb), or only `error` (the telling line) when there is no table. Takes any text.
+    (npu_id, chip_id, pid, name, memory_mb), or only `error` (the telling line) when there is no table. Takes any text,
+    also one that lost lines: the versions are None where their line is missing.
     """
     versions = None
     devices, processes = _Devices(), _Processes()
@@ -200,16 +200,17 @@ def parse_info(text: str) -> dict:
             into.heading(cells)
         else:
             into.row(cells)
-    if versions is None:
+    if versions is None and not devices.devices:
         return {"error": _error(text)}
     return {
-        "npu_smi_version": versions.group(1),
-        "driver_version": versions.group(2),
+        "npu_smi_version": versions.group(1) if versions else None,
+        "driver_version": versions.group(2) if versions else None,
         "devices": devices.devices,
         "processes": processes.processes,
     }
 
 
+_CARD_KEYS = ("npu_id", "chip_count", "total_count")
 _UNITS = (
     (re.compile(r"rate\(%\)$"), "pct"),
     (re.compile(r"\(%\)$"), " pct"),
@@ -252,30 +253,76 @@ def parse_board(text: str) -> dict:
     }
 
 
-def _by_chip(text: str, convert: Callable[[str], object]) -> dict:
-    """Fields of the NPU, and in `chips` those of each chip. The line "Chip ID" closes a chip's section."""
+def _sections(text: str) -> list[list[tuple[str, str]]]:
+    """The fields in sections, one for each chip. Blank lines separate them; where those got lost, the ids do.
+
+    The line "Chip ID" opens a section in -t common, and closes it in -t usages, power, temp, health and memory.
+    """
+    sections = []
+    for paragraph in re.split(r"\n\s*\n", text.replace("\r", "")):
+        fields = _fields(paragraph)
+        marks = [index for index, (key, unused_value) in enumerate(fields) if key in ("chip_id", "chip_name")]
+        if len(marks) < 2:
+            sections.append(fields)
+            continue
+        own = [index for index, (key, unused_value) in enumerate(fields) if key not in _CARD_KEYS]
+        opens = fields[own[0]][0] in ("chip_id", "chip_name")
+        cuts = [0] + (marks[1:] if opens else [mark + 1 for mark in marks]) + [len(fields)]
+        sections += [fields[start:end] for start, end in zip(cuts, cuts[1:])]
+    return sections
+
+
+def parse_sections(text: str) -> dict:
+    """Read what `npu-smi info -t usages|memory|power|temp|health|common|…` prints.
+
+    Returns the fields of the NPU (npu_id, chip_count), `chips` with those of each chip, and `mcu` with those of the card's
+    controller. Output for one chip alone (-c) names no chip: its fields stand beside npu_id. Keys carry their unit.
+    """
     result: dict = {}
     chips: list[dict] = []
-    section: dict = {}
-    for key, value in _fields(text):
-        if key in ("npu_id", "chip_count", "total_count"):
-            result[key] = _integer(value)
-        elif key == "chip_id":
-            chips.append({"chip_id": _integer(value), **section})
-            section = {}
+    for fields in _sections(text):
+        section: dict = {}
+        for key, value in fields:
+            if key in _CARD_KEYS:
+                result[key] = _integer(value)
+            else:
+                section[key] = _integer(value) if key == "chip_id" else _number_or_text(value)
+        if "chip_id" in section:
+            chips.append({"chip_id": section.pop("chip_id"), **section})
+        elif str(section.get("chip_name", "")).lower() == "mcu":
+            section.pop("chip_name")
+            result["mcu"] = section
         else:
-            section[key] = convert(value)
+            result.update(section)
     if chips:
         result["chips"] = chips
-    result.update(section)
     return result
 
 
-def parse_usages(text: str) -> dict:
-    """Read `npu-smi info -t usages`: npu_id, chip_count and `chips`, each with its percentages and sizes in megabytes."""
-    return _by_chip(text, _number_or_text)
+parse_usages = parse_memory = parse_sections
 
 
-def parse_memory(text: str) -> dict:
-    """Read `npu-smi info -t memory`: sizes in megabytes, clocks in MHz, by chip in `chips` when the output names its chips."""
-    return _by_chip(text, _number_or_text)
+def parse_list(text: str) -> dict:
+    """Read `npu-smi info -l`: total_count, and `npus` with npu_id, chip_count and what else is told of each (texts)."""
+    result: dict = {"total_count": None, "npus": []}
+    for key, value in _fields(text):
+        if key == "total_count":
+            result[key] = _integer(value)
+        elif key == "npu_id":
+            result["npus"].append({key: _integer(value)})
+        elif result["npus"]:
+            result["npus"][-1][key] = _integer(value) if key == "chip_count" else _text(value)
+    return result
+
+
+def parse_map(text: str) -> list[dict]:
+    """Read `npu-smi info -m`: npu_id, chip_id, chip_logic_id (None for a card's controller), chip_phy_id where there is one, chip_name."""
+    labels: list[str] = []
+    chips = []
+    for line in text.splitlines():
+        cells = re.split(r"\s{2,}|\t", line.strip())
+        if "Chip Name" in cells and "NPU ID" in cells:
+            labels = [_key(cell) for cell in cells]
+        elif labels and len(cells) == len(labels) and _integer(cells[0]) is not None:
+            chips.append({label: _text(cell) if label == "chip_name" else _integer(cell) for label, cell in zip(labels, cells)})
+    return chips

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 RECORDINGS = sorted((Path(__file__).parents[4] / "fixtures/npu-smi").glob("*.txt"))
-PARSERS = {"board": npu_smi.parse_board, "usages": npu_smi.parse_usages, "memory": npu_smi.parse_memory}
+PARSERS = {"-t board": npu_smi.parse_board, "-t": npu_smi.parse_sections, "-l": npu_smi.parse_list, "-m": npu_smi.parse_map}
 DEVICE_KEYS = {
     "npu_id",
     "chip_id",
@@ -37,8 +37,32 @@ def text_of(name: str) -> str:
 
 
 def parser_of(subcommand: str):
-    topic = subcommand.partition("-t ")[2].split(" ")[0]
-    return PARSERS[topic] if topic else npu_smi.parse_info
+    return next((parse for words, parse in PARSERS.items() if f" {words} " in f"{subcommand} "), npu_smi.parse_info)
+
+
+def test_sections_whose_blank_lines_got_lost():
+    for name in ("13-", "21-", "22-"):
+        text = text_of(name)
+        squeezed = "\n".join(line for line in text.splitlines() if line.strip())
+        assert npu_smi.parse_sections(squeezed) == npu_smi.parse_sections(text), name
+
+
+def test_a_card_with_two_chips_and_a_controller():
+    chips = [f"Chip ID : {chip}\nTemperature(C) : 4{chip}" for chip in (0, 1)]
+    text = "\n\n".join(["NPU ID : 2944\nChip Count : 2", *chips, "Chip Name : mcu\nTemperature(C) : 48"])
+    expected = {
+        "npu_id": 2944,
+        "chip_count": 2,
+        "chips": [{"chip_id": 0, "temperature_c": 40}, {"chip_id": 1, "temperature_c": 41}],
+        "mcu": {"temperature_c": 48},
+    }
+    assert npu_smi.parse_sections(text) == expected
+    assert npu_smi.parse_sections(text.replace("\n\n", "\n")) == expected
+
+
+def test_a_table_that_lost_its_first_lines_keeps_its_chips():
+    answer = npu_smi.parse_info("\n".join(text_of("06-").splitlines()[3:]))
+    assert (answer["npu_smi_version"], answer["driver_version"], len(answer["devices"])) == (None, None, 8)
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
@@ -48,7 +72,7 @@ def test_recordings(path):
 
 
 def test_there_are_recordings():
-    assert len(RECORDINGS) >= 15
+    assert len(RECORDINGS) >= 24
 
 
 def test_log_lines_around_the_table_do_no_harm():
