@@ -86,7 +86,8 @@ def test_checks(node, given, failed):
                  ("toolkit 8.1.RC1, kernels 8.1.RC1, nnal 8.1.RC1", "failed", "set_env.sh is missing"), id="no-environment"),
     pytest.param({}, {"problems": [LIBHCCL]}, {}, (
         "toolkit 8.1.RC1, kernels 8.1.RC1, nnal 8.1.RC1", "failed",
-        "libhccl.so is in none of the 9 folders of LD_LIBRARY_PATH; libhccl.so in /usr/local/Ascend/ascend-toolkit/latest/lib64 (the toolkit brings it); "
+        "libhccl.so is in none of the 9 folders of LD_LIBRARY_PATH; "
+        "expected libhccl.so in /usr/local/Ascend/ascend-toolkit/latest/lib64 (the toolkit brings it); "
         "install the CANN toolkit 8.1.RC1 again",
     ), id="libhccl"),
     pytest.param({}, {"problems": [LIBATB]}, {"cann_packages": ["toolkit"]}, ("toolkit 8.1.RC1", "ok", ""), id="libatb-not-wanted"),
