@@ -162,9 +162,13 @@ def _disk_says(plan: Plan, after: Installed) -> str | None:
     """What is wrong on disk after the run, or None when it is as wanted."""
     kind = plan.wish.kind
     if plan.wish.state == "absent":
-        if after.version is not None:
+        gone = plan.before.version
+        # Of CANN, other versions may stay.
+        if after.version is not None and (kind in HDK_KINDS or gone is None or compare(after.version, gone) == 0):
             return f"{kind} {after.version} is still there"
-        return f"parts of the {kind} are left: {after.partial}" if after.partial else None
+        if gone in after.record.get("versions", ()):
+            return f"{kind} {gone} is still there"
+        return f"parts of the {kind} are left: {after.partial}" if after.partial and after.version in (None, gone) else None
     if after.partial:
         return f"the {kind} is only partly there: {after.partial}"
     if after.version is None:

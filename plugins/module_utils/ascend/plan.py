@@ -77,7 +77,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Plan:
-    """A decision: nothing to do where `reason` is None."""
+    """A decision: nothing to do where `reason` is None. An empty command with a reason: nothing is there to do it with."""
 
     wish: Wish
     package: Package | None
@@ -252,6 +252,9 @@ def _run_file(wish: Wish, package: Package | None, roots: Roots) -> tuple[Packag
 def _absent(wish: Wish, roots: Roots, package: Package | None, run: str | None) -> Plan:
     version = package.version if package else wish.version
     before = installed(wish.kind, roots, version)
+    if wish.kind == "nnal" and version and version in before.record["versions"] and version != before.version:
+        script = _first_file(os.path.join(glob.escape(roots.ascend), "nnal", "atb", version, "scripts", "uninstall.sh"))
+        before = replace(before, version=version, partial=None, uninstaller=script)
     there = before.version is not None or before.partial is not None
     if there and before.version and version and wish.kind not in HDK_KINDS:
         # Another version than the one to be removed stays.

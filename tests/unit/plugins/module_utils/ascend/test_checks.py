@@ -180,6 +180,34 @@ def test_a_path_that_is_closed_to_others(ready):
         (ready.root / "usr").chmod(0o755)
 
 
+def test_a_file_system_that_cannot_be_written(ready, monkeypatch):
+    wanted = wish(ready, TOOLKIT_PACKAGE)
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: real(path, mode) if mode == os.R_OK else False)
+    assert problems(ready, wanted, Runner(1000, ARCH)) == {
+        "unwritable": (
+            "error",
+            f"{ready.root}/usr/local may not be written by uid 1000",
+            "a writable install_path",
+            "choose another one, or become root",
+        ),
+    }
+
+    class ReadOnly:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda path: ReadOnly)
+    monkeypatch.setattr(node, "free_mb", lambda path: 10000)
+    assert problems(ready, wanted, Runner(1000, ARCH)) == {
+        "read_only": (
+            "error",
+            f"{ready.root}/usr/local is on a file system that is mounted read-only",
+            "a writable one",
+            f"mount -o remount,rw {ready.root}/usr/local",
+        ),
+    }
+
+
 def test_a_full_disk(ready, monkeypatch):
     monkeypatch.setattr(node, "free_mb", lambda path: 300)
     found = problems(ready, wish(ready, DRIVER_PACKAGE))

@@ -267,6 +267,21 @@ def test_removals(tree):
     assert tree.calls == ["", "", "", "", "--quiet --force"]
 
 
+def test_another_version_may_stay(tree):
+    tree.toolkit("8.1.RC1")
+    tree.toolkit("8.0.RC3")
+    home = tree.ascend / "ascend-toolkit/8.1.RC1"
+    result = removal(tree, "toolkit", f"ascend-toolkit/8.1.RC1/{ARCH}-linux/script/uninstall.sh", f"rm -rf {home}", version="8.1.RC1")
+    assert (result.failure, result.after.version) == (None, "8.0.RC3")
+    tree.nnal("8.1.RC1")
+    tree.nnal("8.0.RC3")
+    script = "nnal/atb/8.1.RC1/scripts/uninstall.sh"
+    result = removal(tree, "nnal", script, "true", version="8.1.RC1")
+    assert result.failure == "the nnal uninstaller returned 0, but nnal 8.1.RC1 is still there"
+    result = removal(tree, "nnal", script, f"rm -rf {tree.ascend}/nnal/atb/8.1.RC1", version="8.1.RC1")
+    assert (result.failure, result.after.version) == (None, "8.0.RC3")
+
+
 def test_an_uninstaller_that_lies(tree):
     """CANN's pipes a script through tee without pipefail, so it returns 0 although a part failed."""
     tree.toolkit()
