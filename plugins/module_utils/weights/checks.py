@@ -196,9 +196,10 @@ def _other_model(model: Model, gguf: GgufSet) -> List[str]:
     if architecture != GGUF_ARCHITECTURE:
         return [f"general.architecture is {architecture!r:.60}, not {GGUF_ARCHITECTURE!r}"]
     layers = model.num_hidden_layers
+    # A converter may count the MTP layer, where it converts it.
+    has_mtp = any(name.startswith(f"blk.{layers}.nextn.") for name in gguf.tensors)
     wanted = {
-        # A converter may count the MTP layer.
-        "block_count": (layers, layers + model.num_nextn_predict_layers), "embedding_length": (model.hidden_size,),
+        "block_count": (layers, layers + model.num_nextn_predict_layers) if has_mtp else (layers,), "embedding_length": (model.hidden_size,),
         "attention.head_count": (model.num_attention_heads,), "attention.kv_lora_rank": (model.kv_lora_rank,),
         "attention.q_lora_rank": (model.q_lora_rank,), "expert_count": (model.n_routed_experts,), "vocab_size": (model.vocab_size,),
         "expert_feed_forward_length": (model.moe_intermediate_size,), "leading_dense_block_count": (model.first_k_dense_replace,),
@@ -220,9 +221,9 @@ def check_paths(safetensors_path: str, gguf_path: str, output_path: str) -> List
         problems.append(problem("output_no_folder", f"output_path {output_path} is a file", "a folder, or nothing yet", "Choose another output_path"))
     for label, path in (("safetensors_path", safetensors_path), ("gguf_path", gguf_path)):
         real = os.path.realpath(path)
-        if os.path.isfile(real):
-            real = os.path.dirname(real)
-        if output == real or output.startswith(real.rstrip("/") + "/") or real.startswith(output.rstrip("/") + "/"):
+        below = real.startswith(output.rstrip("/") + "/")
+        # A result beside a GGUF file is fine, one in its folder of splits would be walked by the engine with the model around it.
+        if below or not os.path.isfile(real) and (output + "/").startswith(real.rstrip("/") + "/"):
             problems.append(problem("output_in_input", f"output_path {output_path} and {label} {path} lie one in the other",
                                     "a folder of its own for the result", "Choose another output_path"))
     return problems

@@ -306,8 +306,9 @@ def _summary(path: str, layers: Optional[int], layout: Layout, shards: List[Shar
     for (layer_name, rest), group in groups.items():
         number = names.layer_of(layer_name + ".")
         module, _dot, suffix = rest.partition(".")
-        if number is None or not suffix or not all(len(expert) <= 6 and expert.isdigit() for expert in group.experts):
-            raise WeightsError(f"the tensor {layer_name}{_EXPERTS}{group.experts[0]}.{rest} is named like an expert's and is none. "
+        odd = [expert for expert in group.experts if len(expert) > 6 or not expert.isdigit()]
+        if number is None or not suffix or odd:
+            raise WeightsError(f"the tensor {layer_name}{_EXPERTS}{(odd or group.experts)[0]}.{rest} is named like an expert's and is none. "
                                "Bring the export again", path)
         count, highest = len(group.experts), max(map(int, group.experts))
         # An approximation where experts of one module differ in form, which is refused later.

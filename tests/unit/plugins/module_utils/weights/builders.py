@@ -142,7 +142,7 @@ def gguf_tensors(model: Model) -> dict:
         tensors[blk + "ffn_norm.weight"] = (0, (hidden,), None)
         for module, shape in weight_shapes(model, layer).items():
             if module in ("attn_q_a", "attn_kv_a_mqa", "attn_output", "attn_q_a_norm") or module in ("ffn_gate", "ffn_up", "ffn_down"):
-                kind = 0 if module.endswith("norm") else 12
+                kind = 0 if module.endswith("norm") else 8 if shape[-1] % 256 else 12
                 tensors[f"{blk}{module}.weight"] = (kind, tuple(reversed(shape)), None)
         if model.is_moe(layer):
             tensors[blk + "ffn_gate_inp.weight"] = (0, (hidden, count), None)
