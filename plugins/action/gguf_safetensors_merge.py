@@ -19,3 +19,6 @@ class ActionModule(LongWork):
 
     def folder(self, args: Dict, state: Dict) -> str:
         return state.get("folder") or args.get("job_dir") or os.path.join(args["output_path"], ".npuops-merge")
+
+    def title(self, args: Dict) -> str:
+        return f"the merge into {args['output_path']}"

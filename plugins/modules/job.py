@@ -180,33 +180,12 @@ job:
       elements: str
 """
 
-import collections
-import contextlib
-import hashlib
-import json
 import os
 import re
-import shlex
-import signal
-import subprocess
-import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.npuops.ktransformers.plugins.module_utils import job
+from ansible_collections.npuops.ktransformers.plugins.module_utils import command_job, job
 
-SHOW_ERRORS = [
-    r"\berror:",
-    r"^\s*[\w.]*(Error|Exception): ",
-    r"\bERROR\b",
-    r"No module named",
-    r"CMake Error",
-    r"^fatal:",
-    r"undefined reference to",
-    r"command not found",
-    r"No space left on device",
-    r"Permission denied",
-    r"^Killed",
-]
 ARGUMENT_SPEC = {
     "job_dir": {"type": "path", "required": True},
     "name": {"type": "str"},
@@ -217,141 +196,9 @@ ARGUMENT_SPEC = {
     "digest": {"type": "list", "elements": "str", "default": []},
     "wait": {"type": "bool", "default": True},
     "state": {"type": "str", "choices": ["present", "status", "absent"], "default": "present"},
-    "show_errors": {"type": "list", "elements": "str", "default": SHOW_ERRORS},
+    "show_errors": {"type": "list", "elements": "str", "default": command_job.SHOW_ERRORS},
     "reconnect_seconds": {"type": "int", "default": 600},
 }
-_CONTEXT = 2  # lines before and after the first error
-_TAIL_LINES = 20
-_TAIL_BYTES = 1 << 16
-_LINE_BYTES = 2000
-_SEARCH_BYTES = 256 << 20  # of a log, for its first error
-
-
-def describe(folder: str, show_errors: t.Sequence[str]) -> t.Dict[str, t.Any]:
-    """job.status with what the log tells."""
-    state = job.status(folder)
-    tail = log_tail(state["log"])
-    state.update(log_tail=tail, error_lines=[], failure=None)
-    if state["state"] == "running" and state["done"] is None:
-        state["percent"] = percent_in(tail)
-        state["message"] = next((line[:120] for line in reversed(tail) if line.strip()), None)
-    if state["state"] in ("failed", "interrupted"):
-        state["error_lines"], first = first_error(state["log"], show_errors) if state["state"] == "failed" else ([], None)
-        state["failure"] = failure_of(state, first)
-    return state
-
-
-def failure_of(state: t.Dict[str, t.Any], first: t.Optional[str]) -> str:
-    """One sentence for the user."""
-    if state["state"] == "interrupted":
-        return f"{state['title']} was interrupted: {state['error']}; run the playbook again to go on (log: {state['log']})"
-    cause = f"{first} ({state['error']})" if first and first not in (state["error"] or "") else state["error"]
-    return f"{state['title']} failed: {cause}; the whole log is {state['log']} on {state['host']}"
-
-
-def log_tail(path: str) -> t.List[str]:
-    """The last lines of a log; of a line that was overwritten by carriage returns, what is left to see."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [_visible(line) for line in text.split("\n")[-_TAIL_LINES - 1 :] if line][-_TAIL_LINES:]
-
-
-def _visible(line: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r\n").rpartition("\r")[2])[:_LINE_BYTES]
-
-
-def percent_in(lines: t.Sequence[str]) -> t.Optional[float]:
-    """How far a build says it is: [12/345] of ninja, [ 42%] of cmake and make."""
-    for line in reversed(lines):
-        match = re.match(r"\s*\[\s*(?:(\d+)\s*/\s*(\d+)|(\d+)\s*%)\s*\]", line)
-        if match and match.group(3):
-            return min(100.0, float(match.group(3)))
-        if match and int(match.group(2)):
-            return round(min(100.0, 100.0 * int(match.group(1)) / int(match.group(2))), 1)
-    return None
-
-
-def first_error(path: str, patterns: t.Sequence[str]) -> t.Tuple[t.List[str], t.Optional[str]]:
-    """The first line that one of the patterns matches, with its neighbours, and by itself; what is said first is the cause.
-
-    Lines that only show a command (+ …) are none.
-    """
-    wanted = [re.compile(pattern) for pattern in patterns]
-    before: t.Deque[str] = collections.deque(maxlen=_CONTEXT)
-    found: t.Optional[str] = None
-    lines: t.List[str] = []
-    try:
-        with open(path, "rb") as file:
-            while file.tell() < _SEARCH_BYTES:
-                raw = file.readline(_LINE_BYTES)
-                if not raw:
-                    break
-                line = _visible(raw.decode("utf-8", "replace"))
-                if found is None and not line.startswith("+") and any(pattern.search(line) for pattern in wanted):
-                    found = line
-                    lines = [*before, line]
-                elif found is not None:
-                    lines.append(line)
-                    if len(lines) >= len(before) + 1 + _CONTEXT:
-                        break
-                if found is None:
-                    before.append(line)
-    except OSError:
-        pass
-    return lines, found.strip() if found else None
-
-
-def command_of(params: t.Dict[str, t.Any]) -> t.Callable[[job.Progress], t.Dict[str, t.Any]]:
-    """The work: run the command, and end it when the worker is asked to end."""
-    environment = {key: str(value) for key, value in params["environment"].items()}
-    command, chdir = params["command"], params["chdir"] or "/"
-
-    def work(progress: job.Progress) -> t.Dict[str, t.Any]:
-        progress.log("+ " + " ".join(shlex.quote(word) for word in command))
-        try:
-            process = subprocess.Popen(  # pylint: disable=consider-using-with
-                command, cwd=chdir, env=dict(os.environ, **environment), stdin=subprocess.DEVNULL, pass_fds=job.belongs_to_job()
-            )
-        except OSError as exc:
-            raise job.JobError(f"{command[0]} can't be run in {chdir}: {exc}")
-        try:
-            code = process.wait()
-        except BaseException:
-            end(process)
-            raise
-        if code:
-            words = f"killed by {signal_name(-code)}" if code < 0 else f"exit status {code}"
-            raise job.JobError(words, result={"rc": code})
-        return {"rc": 0}
-
-    return work
-
-
-def end(process: t.Any) -> None:
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-        return
-    process.kill()
-    process.wait()
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def digest_of(params: t.Dict[str, t.Any]) -> str:
-    """What is being done, and on what it depends, as one word."""
-    value = [params[key] for key in ("command", "chdir", "environment", "digest")]
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def present(module: AnsibleModule) -> None:
@@ -359,14 +206,14 @@ def present(module: AnsibleModule) -> None:
     folder = params["job_dir"]
     name = params["name"] or os.path.basename(folder.rstrip("/"))
     title = params["title"] or name
-    digest = digest_of(params)
+    digest = command_job.digest_of(params)
     before = job.status(folder)
     if module.check_mode:
         answered = job.answers(before, digest, folder, title)
-        module.exit_json(changed=not answered or before["state"] == "running", job=describe(folder, params["show_errors"]))
-    after = job.run(folder, digest, title, command_of(params), None if params["wait"] else job.FIRST_WAIT)
+        module.exit_json(changed=not answered or before["state"] == "running", job=command_job.describe(folder, params["show_errors"]))
+    after = job.run(folder, digest, title, command_job.command_of(params), None if params["wait"] else job.FIRST_WAIT)
     changed = after["started_here"] or before["state"] == "running"
-    state = describe(folder, params["show_errors"])
+    state = command_job.describe(folder, params["show_errors"])
     if state["failure"]:
         module.fail_json(msg=state["failure"], changed=changed, job=state)
     module.exit_json(changed=changed, job=state)
@@ -378,11 +225,11 @@ def absent(module: AnsibleModule) -> None:
     if there and not module.check_mode:
         job.stop(folder)
         job.reset(folder)
-    module.exit_json(changed=there, job=describe(folder, module.params["show_errors"]))
+    module.exit_json(changed=there, job=command_job.describe(folder, module.params["show_errors"]))
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True, required_if=[("state", "present", ["command"])])
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     try:
         for pattern in params["show_errors"]:
@@ -391,7 +238,7 @@ def main() -> None:
         module.fail_json(msg=f"show_errors holds {pattern!r}, which is no regular expression: {exc}")
     try:
         if params["state"] == "status":
-            module.exit_json(changed=False, job=describe(params["job_dir"], params["show_errors"]))
+            module.exit_json(changed=False, job=command_job.describe(params["job_dir"], params["show_errors"]))
         elif params["state"] == "absent":
             absent(module)
         elif not params["command"]:
@@ -399,7 +246,7 @@ def main() -> None:
         else:
             present(module)
     except job.JobError as exc:
-        module.fail_json(msg=str(exc), job=describe(params["job_dir"], params["show_errors"]))
+        module.fail_json(msg=str(exc), job=command_job.describe(params["job_dir"], params["show_errors"]))
     except OSError as exc:
         module.fail_json(msg=f"the job in {params['job_dir']} can't be worked with: {exc}")
 

@@ -38,7 +38,8 @@ class LongWork(ActionBase):
         args: options of the module; `reconnect_seconds` among them is how long a lost connection is tried again.
         """
         args = dict(args)
-        reconnect = int(args.pop("reconnect_seconds", None) or RECONNECT_SECONDS)
+        asked = args.pop("reconnect_seconds", None)
+        reconnect = RECONNECT_SECONDS if asked is None else int(asked)
         waits = boolean(args.get("wait", True), strict=False)
         if self._task.check_mode or not waits or args.get("state", "present") != "present":
             return self._execute_module(module_name=module_name, module_args=args, task_vars=task_vars)
@@ -47,6 +48,7 @@ class LongWork(ActionBase):
         if first.get("failed") or state.get("state") != "running":
             return first
         host = task_vars.get("inventory_hostname", "")
+        state.setdefault("title", self.title(args))
         end = self._wait(host, self.folder(args, state), state, reconnect, self.status_args(args), task_vars)
         if end.get("failed"):
             return dict(first, **end)
@@ -58,6 +60,11 @@ class LongWork(ActionBase):
     def folder(self, args: Dict, state: Dict) -> str:
         """The job's folder on the node."""
         return state.get("folder") or args["job_dir"]
+
+    def title(self, args: Dict) -> str:
+        """What the work is, where the module doesn't say."""
+        del args
+        return "the work"
 
     def status_args(self, args: Dict) -> Dict:
         """More options for the module job when it asks for the state."""

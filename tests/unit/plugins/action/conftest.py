@@ -1,7 +1,10 @@
 # Copyright (c) 2026, npuops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real runs of ansible-playbook on this computer, each in a folder of its own."""
+"""Real runs of ansible-playbook on this computer, each in a folder of its own.
+
+NPUOPS_TARGET_PYTHON is the Python that modules run with, by default this one.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ class Controller:
         hosts = inventory or {"node1": {}}
         for values in hosts.values():
             values.setdefault("ansible_connection", "local")
-            values.setdefault("ansible_python_interpreter", sys.executable)
+            values.setdefault("ansible_python_interpreter", os.environ.get("NPUOPS_TARGET_PYTHON", sys.executable))
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"npu": {"hosts": hosts}}))
         (self.folder / "play.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
         home = self.folder / "home"

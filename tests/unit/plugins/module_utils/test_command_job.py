@@ -1,11 +1,13 @@
 # Copyright (c) 2026, npuops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the module job reads out of logs."""
+"""What the log of a command tells."""
 
 from __future__ import annotations
 
 import pytest
+import yaml
+from ansible_collections.npuops.ktransformers.plugins.module_utils import command_job
 from ansible_collections.npuops.ktransformers.plugins.modules import job
 
 
@@ -45,18 +47,18 @@ def log(tmp_path):
     ],
 )  # fmt: skip
 def test_first_error(log, text, lines, first):
-    assert job.first_error(log(text), job.SHOW_ERRORS) == (lines, first)
+    assert command_job.first_error(log(text), command_job.SHOW_ERRORS) == (lines, first)
 
 
 def test_an_endless_line_is_cut(log):
-    lines, first = job.first_error(log("x" * 5_000_000 + " error: at its end"), job.SHOW_ERRORS)
+    lines, first = command_job.first_error(log("x" * 5_000_000 + " error: at its end"), command_job.SHOW_ERRORS)
     assert first.endswith("error: at its end") and max(map(len, [first, *lines])) <= 2000
 
 
 def test_documented_patterns_are_the_real_ones():
-    import yaml
 
-    assert yaml.safe_load(job.DOCUMENTATION)["options"]["show_errors"]["default"] == job.SHOW_ERRORS
+
+    assert yaml.safe_load(job.DOCUMENTATION)["options"]["show_errors"]["default"] == command_job.SHOW_ERRORS
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,12 @@ def test_documented_patterns_are_the_real_ones():
     ids=["empty", "no-newline", "blank-lines", "carriage-returns", "long"],
 )
 def test_log_tail(log, text, tail):
-    assert job.log_tail(log(text)) == tail
+    assert command_job.log_tail(log(text)) == tail
 
 
 def test_no_log(tmp_path):
-    assert job.log_tail(str(tmp_path / "log")) == []
-    assert job.first_error(str(tmp_path / "log"), [".*"]) == ([], None)
+    assert command_job.log_tail(str(tmp_path / "log")) == []
+    assert command_job.first_error(str(tmp_path / "log"), [".*"]) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_no_log(tmp_path):
     ],
 )  # fmt: skip
 def test_percent_in(lines, percent):
-    assert job.percent_in(lines) == percent
+    assert command_job.percent_in(lines) == percent
 
 
 def params(**changed):
@@ -96,5 +98,5 @@ def params(**changed):
 
 @pytest.mark.parametrize("changed", [{"command": ["b"]}, {"chdir": "/x"}, {"environment": {}}, {"digest": ["v2"]}, {"digest": ["v", "1"]}])
 def test_digest(changed):
-    assert job.digest_of(params()) == job.digest_of(params())
-    assert job.digest_of(params()) != job.digest_of(params(**changed))
+    assert command_job.digest_of(params()) == command_job.digest_of(params())
+    assert command_job.digest_of(params()) != command_job.digest_of(params(**changed))
