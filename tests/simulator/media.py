@@ -9,6 +9,9 @@ One function a kind of file, so that a test can ask for another release, another
 from __future__ import annotations
 
 import hashlib
+import io
+import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import yaml
 from cann import CANN_8_1, CANN_8_3, Cann, kernels_package, nnal_package, toolkit_package
 from hdk import HDK_25_0, HDK_25_3, Hdk, driver_package, firmware_package
 from runpack import World
+from tree import DATE
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,17 @@ class Media:
             {"files": files}, sort_keys=False, width=200
         )
         (self.root / "manifest.yml").write_text(text)
+
+
+def vendor_zip(*packages: tuple[str, bytes]) -> bytes:
+    """The zip that the vendor publishes: the .run files (for HDK driver and firmware together), each with its two signature files."""
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in packages:
+            # ASSUMPTION: the signature files' names; that there are .cms and .crl files is likely (facts: ascend-vendor.md 1.1).
+            for path, data in ((name, content), (f"{name}.cms", b"simulated signature"), (f"{name}.crl", b"simulated revocation list")):
+                archive.writestr(zipfile.ZipInfo(path, time.gmtime(DATE)[:6]), data)
+    return raw.getvalue()
 
 
 def vendor_packages(media: Media, release: Release, arch: str, world: World) -> None:

@@ -235,7 +235,10 @@ def test_too_little_space_is_refused(user_node):
     assert_line(done, "is 3M, at least")
 
 
-def test_removing_the_toolkit_takes_the_kernels_along(cann_node):
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_removing_the_toolkit_takes_the_kernels_along(cann_node, upgraded):
+    if upgraded:
+        assert cann_node.install("toolkit", "--quiet", "--upgrade").returncode == 0
     script = cann_node.toolkit / "8.1.RC1" / FORM / "script/uninstall.sh"
     assert script.parent == (cann_node.toolkit / "latest" / FORM / "script").resolve()
     done = cann_node.run(script)

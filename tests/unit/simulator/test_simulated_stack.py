@@ -256,7 +256,8 @@ def test_torchrun_reports_a_failed_worker(stack, module, port):
 
 def test_torchrun_says_when_its_port_is_taken(stack, module):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = stack.python(str(stack.env / "bin/torchrun"), "--master_port", str(taken.getsockname()[1]), "-m", module, environment={"NPUOPS_SIMULATOR_PORT_WAIT": "0"})
+        at = ["--master_port", str(taken.getsockname()[1])]
+        done = stack.python(str(stack.env / "bin/torchrun"), *at, "-m", module, environment={"NPUOPS_SIMULATOR_PORT_WAIT": "0"})
     assert done.returncode == 1
     assert "EADDRINUSE" in done.stderr
 

@@ -148,6 +148,15 @@ write_version_cfg() {
 
 latest_version() { local target; target=$(readlink "$top/latest/runtime") && target=${target%/runtime} && echo "${target##*/}"; }
 
+# The toolkit's uninstaller takes the kernels along, once they are there.
+register_kernels() {
+    local uninstaller=$version_dir/cann_uninstall.sh
+    [ -d "$version_dir/opp_kernel/script" ] && [ -f "$uninstaller" ] || return 0
+    grep -q '"opp_kernel/script"' "$uninstaller" && return 0
+    chmod u+w "$uninstaller"
+    sed -i 's|^uninstall_package "combo_script"|uninstall_package "opp_kernel/script"\n&|' "$uninstaller"
+}
+
 write_record() {
     mkdir -p "$(dirname "$cann_record")"
     echo "Install_Path=$install_path" > "$cann_record"

@@ -36,12 +36,7 @@ sim_kill_at kernels start
 if sim_fault kernels.fail; then operation_log Install SUGGESTION failed; fail "CANN-opp_kernel install failed" "$(sim_fault_value kernels.fail | grep . || echo 1)"; fi
 install_part opp_kernel "$payload/parts/opp_kernel"
 sim_kill_at kernels opp_kernel
-# The toolkit's uninstaller takes the kernels along from now on.
-uninstaller=$version_dir/cann_uninstall.sh
-if [ -f "$uninstaller" ] && ! grep -q '"opp_kernel/script"' "$uninstaller"; then
-    chmod u+w "$uninstaller"
-    sed -i 's|^uninstall_package "combo_script"|uninstall_package "opp_kernel/script"\n&|' "$uninstaller"
-fi
+register_kernels
 if [ "$(latest_version)" = "$PKG_VERSION" ]; then ln -sfn "../$PKG_VERSION/opp_kernel" "$top/latest/opp_kernel"; fi
 write_version_cfg
 if [ "$for_all" = y ]; then chmod -R o+rX "$version_dir/opp_kernel" "$version_dir/opp"; fi

@@ -9,7 +9,8 @@ PKG_NAME=Ascend-cann-toolkit PKG_LOG_NAME=Toolkit PKG_SHORT=toolkit
 PARTS="runtime compiler hccl opp toolkit aoe mindstudio-toolkit test-ops pyACL ncs"
 arch_dir=$PKG_ARCH-linux
 
-complete() { [ -f "$version_dir/$arch_dir/ascend_toolkit_install.info" ] && [ -f "$version_dir/ncs.done" -o -f "$version_dir/tools/ncs/version.info" ]; }
+# The record is written last, after every part.
+complete() { [ -f "$version_dir/$arch_dir/ascend_toolkit_install.info" ] && [ -f "$version_dir/tools/ncs/version.info" ]; }
 
 run_uninstall() {
     local script=$version_dir/$arch_dir/script/uninstall.sh
@@ -23,7 +24,7 @@ link_latest() {
     # latest is a real folder of links; what points at another version goes.
     [ "$(latest_version)" = "$PKG_VERSION" ] || rm -rf "$top/latest"
     mkdir -p "$top/latest"
-    (cd "$payload/latest" && tar -cf - .) | tar -xpf - --no-same-owner -C "$top/latest" --overwrite || fail "create latest softlink failed!"
+    (cd "$payload/latest" && tar -cf - .) | tar -xpf - --no-same-owner -C "$top/latest" || fail "create latest softlink failed!"
     if [ -d "$version_dir/opp_kernel" ]; then ln -sfn "../$PKG_VERSION/opp_kernel" "$top/latest/opp_kernel"; fi
     echo "install_for_all=$for_all" > "$top/latest/var/manager.info"
     ln -sfn "./$PKG_VERSION" "$top/$(echo "$PKG_VERSION" | cut -d. -f1,2)"
@@ -39,6 +40,7 @@ if [ "$action" = pre-check ]; then say INFO "pre-check passed"; exit 0; fi
 check_space 20
 say INFO "install start"
 say INFO "The installation path is $install_path."
+# ASSUMPTION: an upgrade to another version leaves the older one beside it, as an installation does.
 if [ "$action" = upgrade ] && [ -z "$(version_dirs)" ]; then
     fail "ERR_NO:0x0080;ERR_DES:Runfile is not installed in $install_path, upgrade failed"
 fi
@@ -78,7 +80,9 @@ Install_Path=$install_path
 Whitelist=no
 Blacklist=no
 CONF
+register_kernels
 link_latest
+rm -f "$top/set_env.sh"
 cp "$payload/set_env.sh" "$top/set_env.sh" && sed -i "s|%TOP%|$top|g" "$top/set_env.sh"
 write_version_cfg
 write_record
