@@ -40,20 +40,32 @@ print("\n" + json.dumps(seen))
 _EXEC = "run the program with npu-exec"
 # (pattern of the error, what it means, what to do); the first that fits counts.
 _CAUSES: t.Tuple[t.Tuple[str, str, str], ...] = (
-    (r"libascend_hal\.so", "CANN was found, but the driver's libraries were not", f"{_EXEC}; when that is how it ran, the driver is not below ascend_root: install it (--tags hdk)"),
-    (r"libatb\.so|libatb_", "NNAL is missing or not in the environment", "install it (--tags cann)"),
-    (r"lib(hccl|ascendcl|acl_op_compiler|ge_runner|graph|acl_tdt_channel|fmk_parser|ascend_protobuf)\.so",
-     "the environment of CANN is not set", f"{_EXEC}; when that is how it ran, npu.env or CANN itself is incomplete: write it anew (--tags cann)"),
-    (r"undefined symbol: \w*cxx11\w*", "it was built for the other C++ ABI than torch", "build it again with the torch of this environment (--tags torch_npu_opplugin)"),
-    (r"undefined symbol: (acl|ge|Hccl|rt)\w*", "it was built for another CANN than the one that was found", "take torch_npu and CANN from one stack (--tags cann,torch_npu_opplugin)"),
-    (r"undefined symbol", "it was built for another torch than the one that is installed", "take torch and torch_npu from one stack (--tags conda_py311,torch_npu_opplugin)"),
-    (r"GLIBCXX_[\d.]+' not found|GLIBCXX_", "the libstdc++ that python loads is older than the one it was built with", "bring libstdcxx-ng into the environment (--tags conda_py311)"),
-    (r"GLIBC_", "it was built for a newer operating system than this node has", "build it on a node like this one"),
-    (r"cannot allocate memory in static TLS block", "libgomp was loaded too late", "set LD_PRELOAD to lib/libgomp.so.1 of the environment"),
-    (r"No module named '?torch_npu", "it is not installed", "--tags torch_npu_opplugin"),
-    (r"No module named|cannot import name", "a Python package that it needs is missing or of another version", "bring the pins back (--tags conda_py311)"),
-    (r"numpy|_ARRAY_API", "numpy 2 is installed, torch was built with numpy 1", "bring the pins back (--tags conda_py311)"),
-    (r"killed|signal|Segmentation", "the interpreter crashed in a library", "take torch, torch_npu and CANN from one stack"),
+    (r"libascend_hal\.so", "CANN was found, but the driver's libraries were not",
+     f"{_EXEC}; when that is how it ran, the driver is not below ascend_root: install it (--tags hdk)"),
+    (r"libatb\.so|libatb_", "NNAL is missing or not in the environment",
+     "install it (--tags cann)"),
+    (r"lib(hccl|ascendcl|acl_op_compiler|ge_runner|graph|acl_tdt_channel|fmk_parser|ascend_protobuf)\.so", "the environment of CANN is not set",
+     f"{_EXEC}; when that is how it ran, npu.env or CANN itself is incomplete: write it anew (--tags cann)"),
+    (r"undefined symbol: \w*cxx11\w*", "it was built for the other C++ ABI than torch",
+     "build it again with the torch of this environment (--tags torch_npu_opplugin)"),
+    (r"undefined symbol: (acl|ge|Hccl|rt)\w*", "it was built for another CANN than the one that was found",
+     "take torch_npu and CANN from one stack (--tags cann,torch_npu_opplugin)"),
+    (r"undefined symbol", "it was built for another torch than the one that is installed",
+     "take torch and torch_npu from one stack (--tags conda_py311,torch_npu_opplugin)"),
+    (r"GLIBCXX_", "the libstdc++ that python loads is older than the one it was built with",
+     "bring libstdcxx-ng into the environment (--tags conda_py311)"),
+    (r"GLIBC_", "it was built for a newer operating system than this node has",
+     "build it on a node like this one"),
+    (r"cannot allocate memory in static TLS block", "libgomp was loaded too late",
+     "set LD_PRELOAD to lib/libgomp.so.1 of the environment"),
+    (r"No module named '?torch_npu", "it is not installed",
+     "--tags torch_npu_opplugin"),
+    (r"No module named|cannot import name", "a Python package that it needs is missing or of another version",
+     "bring the pins back (--tags conda_py311)"),
+    (r"numpy|_ARRAY_API", "numpy 2 is installed, torch was built with numpy 1",
+     "bring the pins back (--tags conda_py311)"),
+    (r"killed|signal|Segmentation", "the interpreter crashed in a library",
+     "take torch, torch_npu and CANN from one stack"),
 )
 
 
@@ -102,8 +114,10 @@ def problems(seen: t.Dict[str, t.Any], operators: t.Sequence[str]) -> t.List[t.D
         add("devices", f"torch_npu sees {seen['device_count']} NPUs (is_available() is {seen['available']})", "at least one NPU",
             "look at `npu-smi info`; the user must be in the group of /dev/davinci*, and no reboot may be owed")
     if seen["missing_operators"]:
-        add("operators", f"torch_npu {seen['version']} has no {', '.join(seen['missing_operators'])}: this is a public torch_npu, which loads the model and fails at the first prompt",
-            f"the adapted op-plugin with {', '.join(operators)}", "get the adapted op-plugin or its wheel from its supplier, set torch_npu_opplugin_source or torch_npu_opplugin_wheel")
+        lacks = f"torch_npu {seen['version']} has no {', '.join(seen['missing_operators'])}"
+        add("operators", f"{lacks}: this is a public torch_npu, which loads the model and fails at the first prompt",
+            f"the adapted op-plugin with {', '.join(operators)}",
+            "get the adapted op-plugin or its wheel from its supplier, set torch_npu_opplugin_source or torch_npu_opplugin_wheel")
     atb = re.search(r"cxx_abi_([01])", seen["atb_home"] or "")
     if atb and seen["cxx11_abi"] is not None and int(atb.group(1)) != seen["cxx11_abi"]:
         add("abi", f"torch has C++ ABI {seen['cxx11_abi']}, the environment takes NNAL's library for ABI {atb.group(1)}", "one ABI everywhere, that of torch",

@@ -102,7 +102,6 @@ differences:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env
 
 

@@ -123,7 +123,6 @@ import shlex
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env
 from ansible_collections.npuops.ktransformers.plugins.module_utils.python_env import PythonEnvError
 
@@ -242,7 +241,8 @@ class Packages:
         for name in self.options["imports"]:
             code, out, err = self.logged([self.options["python"], "-I", "-c", f"import {name}"])
             if code:
-                raise PythonEnvError(f"{self.options['python']} cannot import {name}: {python_env.last_line(err, out)}; the traceback is in {self.options['log']}.")
+                words = python_env.last_line(err, out)
+                raise PythonEnvError(f"{self.options['python']} cannot import {name}: {words}; the traceback is in {self.options['log']}.")
         return env
 
     def write_constraints(self):

@@ -74,7 +74,6 @@ version_before:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env
 from ansible_collections.npuops.ktransformers.plugins.module_utils.python_env import PythonEnvError
 
@@ -129,7 +128,8 @@ def bring(params, check, run, sha256_of):
         now = probe()
         left = reason_to_install(now, name, params["sha256"]) if present else None
         if left:
-            raise PythonEnvError(f"pip ended well, yet {left}: its version is too old to note where a wheel came from; bring pip of the environment to 22.3 or later.")
+            raise PythonEnvError(f"pip ended well, yet {left}: its version is too old to note where a wheel came from; "
+                                 "bring pip of the environment to 22.3 or later.")
         after = line(now, name)
     return {"changed": reason is not None, "reason": reason, "version_before": before["packages"].get(name, {}).get("version"),
             "diff": {"before": line(before, name), "after": after if reason else line(before, name)}}

@@ -225,7 +225,7 @@ class Sources:
         if not os.path.lexists(self.dest):
             return None
         if not os.path.islink(self.dest):
-            raise SourceError(f"{self.dest} is a folder that was not laid by this collection; expected a link or nothing: move it away, or choose another path.")
+            raise SourceError(f"{self.dest} is a folder that was not laid by this collection; expected a link or nothing: move it away or choose another path.")
         return os.path.join(os.path.dirname(self.dest), os.readlink(self.dest))
 
     def record_path(self, tree):

@@ -100,7 +100,6 @@ import re
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env, torch_npu
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.records import read_cann
 
@@ -137,8 +136,8 @@ def ask(python, wrapper, operators, timeout):
     """What torch_npu answers. It may print anything, hang or crash, so it gets a process and a limit of its own."""
     command = torch_npu.probe_command(python, [wrapper] if wrapper else [], operators)
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False,
-                              universal_newlines=True, errors="replace", env=dict(os.environ, PYTHONNOUSERSITE="1"))
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
+                              text=True, errors="replace", env=dict(os.environ, PYTHONNOUSERSITE="1"))
     except subprocess.TimeoutExpired:
         return torch_npu.read_probe(0, "", f"no answer within {timeout} s")
     except OSError as exc:

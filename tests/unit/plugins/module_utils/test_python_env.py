@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import glibcxx, python_env
 from ansible_collections.npuops.ktransformers.plugins.module_utils.python_env import PythonEnvError
 
@@ -38,24 +37,33 @@ def test_read_lock():
     ]
 
 
-@pytest.mark.parametrize("line", [
-    pytest.param("numpy==1.26.4", id="no-hash"),
-    pytest.param("numpy>=1.26 --hash=sha256:7ab5", id="no-pin"),
-    pytest.param("https://example.org/numpy.whl --hash=sha256:7ab5", id="url"),
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("numpy==1.26.4", id="no-hash"),
+        pytest.param("numpy>=1.26 --hash=sha256:7ab5", id="no-pin"),
+        pytest.param("https://example.org/numpy.whl --hash=sha256:7ab5", id="url"),
+    ],
+)
 def test_a_lock_without_pin_and_hash_is_refused(line):
     with pytest.raises(PythonEnvError) as error:
         python_env.read_lock(line, "requirements.lock")
     assert str(error.value) == f"requirements.lock has the line '{line}', expected name==version --hash=sha256:…; make the lock again."
 
 
-@pytest.mark.parametrize("python, reason", [
-    pytest.param("nothing", "{path} does not exist", id="missing"),
-    pytest.param("#!/bin/sh\necho 'error while loading shared libraries: libz.so.1' >&2\nexit 127\n",
-                 "{path} does not run: error while loading shared libraries: libz.so.1", id="broken"),
-    pytest.param("#!/bin/sh\nexit 0\n", "{path} does not run: no output", id="silent"),
-    pytest.param('#!/bin/sh\necho \'{"error": "no-pip"}\'\n', "{path} has no pip", id="no-pip"),
-])
+@pytest.mark.parametrize(
+    "python, reason",
+    [
+        pytest.param("nothing", "{path} does not exist", id="missing"),
+        pytest.param(
+            "#!/bin/sh\necho 'error while loading shared libraries: libz.so.1' >&2\nexit 127\n",
+            "{path} does not run: error while loading shared libraries: libz.so.1",
+            id="broken",
+        ),
+        pytest.param("#!/bin/sh\nexit 0\n", "{path} does not run: no output", id="silent"),
+        pytest.param('#!/bin/sh\necho \'{"error": "no-pip"}\'\n', "{path} has no pip", id="no-pip"),
+    ],
+)
 def test_no_environment(tmp_path, python, reason):
     path = tmp_path / "python"
     if python != "nothing":
@@ -75,16 +83,21 @@ def probe(requirements=(), constraints=(), lock=""):
     return python_env.probe(run, sys.executable, requirements, constraints, python_env.read_lock(lock, "lock"))
 
 
-@pytest.mark.parametrize("requirements, constraints, lock, found", [
-    pytest.param(["pip"], [], "", [], id="met"),
-    pytest.param(["pip==0.1"], [], "", [("pip", "==0.1", True)], id="wrong-version"),
-    pytest.param(["npuops-nothing>=2"], [], "", [("npuops-nothing", ">=2", False)], id="missing"),
-    pytest.param(['npuops-nothing; platform_machine == "riscv64"'], [], "", [], id="marker-of-another-machine"),
-    pytest.param([], ["npuops-nothing<2"], "", [], id="a-constraint-asks-for-nothing"),
-    pytest.param([], ["Pip<1"], "", [("pip", "<1", True)], id="constraint-broken"),
-    pytest.param([], [], "pip==0.2 --hash=sha256:00\nnpuops_nothing==1 --hash=sha256:00", [("npuops-nothing", "==1", False), ("pip", "==0.2", True)], id="lock"),
-    pytest.param(["pip<1"], [], "pip==0.2 --hash=sha256:00", [("pip", "==0.2", True)], id="the-lock-is-more-exact"),
-])
+@pytest.mark.parametrize(
+    "requirements, constraints, lock, found",
+    [
+        pytest.param(["pip"], [], "", [], id="met"),
+        pytest.param(["pip==0.1"], [], "", [("pip", "==0.1", True)], id="wrong-version"),
+        pytest.param(["npuops-nothing>=2"], [], "", [("npuops-nothing", ">=2", False)], id="missing"),
+        pytest.param(['npuops-nothing; platform_machine == "riscv64"'], [], "", [], id="marker-of-another-machine"),
+        pytest.param([], ["npuops-nothing<2"], "", [], id="a-constraint-asks-for-nothing"),
+        pytest.param([], ["Pip<1"], "", [("pip", "<1", True)], id="constraint-broken"),
+        pytest.param(
+            [], [], "pip==0.2 --hash=sha256:00\nnpuops_nothing==1 --hash=sha256:00", [("npuops-nothing", "==1", False), ("pip", "==0.2", True)], id="lock"
+        ),
+        pytest.param(["pip<1"], [], "pip==0.2 --hash=sha256:00", [("pip", "==0.2", True)], id="the-lock-is-more-exact"),
+    ],
+)
 def test_differences(pip_version, requirements, constraints, lock, found):
     expected = [{"name": name, "wanted": wanted, "found": pip_version if there else None} for name, wanted, there in found]
     assert python_env.differences(probe(requirements, constraints, lock)) == expected
@@ -97,7 +110,9 @@ def test_excluded_names_are_somebody_elses():
 
 
 def test_a_lock_that_does_not_fit_the_requirements():
-    env = probe(["numpy==1.26.4", "scipy", "pip"], ["torch==2.3.1"], "numpy==2.0.1 --hash=sha256:00\ntorch==2.3.1+cpu --hash=sha256:00\npip==24.0 --hash=sha256:00")
+    env = probe(
+        ["numpy==1.26.4", "scipy", "pip"], ["torch==2.3.1"], "numpy==2.0.1 --hash=sha256:00\ntorch==2.3.1+cpu --hash=sha256:00\npip==24.0 --hash=sha256:00"
+    )
     assert python_env.lock_problems(env) == ["it has no scipy", "it has numpy 2.0.1, ==1.26.4 is wanted"]
 
 
@@ -117,11 +132,14 @@ TORCH_VERSION = "__version__ = '2.3.1+cpu'\ncuda: Optional[str] = None\nhip: Opt
 TORCH_CUDA = "__version__ = '2.3.1'\ncuda: Optional[str] = '12.1'\n"
 
 
-@pytest.mark.parametrize("version_py, config, expected", [
-    pytest.param(TORCH_VERSION, 'set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=0")', {"cuda": None, "cxx11_abi": 0}, id="cpu"),
-    pytest.param(TORCH_CUDA, 'set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=1")', {"cuda": "12.1", "cxx11_abi": 1}, id="cuda"),
-    pytest.param(TORCH_VERSION, None, {"cuda": None, "cxx11_abi": None}, id="no-config"),
-])
+@pytest.mark.parametrize(
+    "version_py, config, expected",
+    [
+        pytest.param(TORCH_VERSION, 'set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=0")', {"cuda": None, "cxx11_abi": 0}, id="cpu"),
+        pytest.param(TORCH_CUDA, 'set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=1")', {"cuda": "12.1", "cxx11_abi": 1}, id="cuda"),
+        pytest.param(TORCH_VERSION, None, {"cuda": None, "cxx11_abi": None}, id="no-config"),
+    ],
+)
 def test_read_torch(tmp_path, version_py, config, expected):
     cmake = tmp_path / "torch/share/cmake/Torch"
     cmake.mkdir(parents=True)
@@ -157,11 +175,15 @@ def test_glibcxx_that_an_extension_needs():
 
     version, path = glibcxx.most_demanding(os.path.dirname(numpy.__file__))
     assert glibcxx.version_key(version) >= (3, 4) and path.endswith(".so")
-    names = subprocess.run(["strings", "-a", path], capture_output=True, text=True).stdout.split() if os.path.exists("/usr/bin/strings") else [f"GLIBCXX_{version}"]
+    names = (
+        subprocess.run(["strings", "-a", path], capture_output=True, text=True).stdout.split() if os.path.exists("/usr/bin/strings") else [f"GLIBCXX_{version}"]
+    )
     assert f"GLIBCXX_{version}" in names
 
 
-@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + b"\xff" * 80, b"text that names GLIBCXX_3.4.99\0" * 9], ids=["empty", "short", "damaged", "text"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + b"\xff" * 80, b"text that names GLIBCXX_3.4.99\0" * 9], ids=["empty", "short", "damaged", "text"]
+)
 def test_what_is_no_library_needs_nothing(tmp_path, content):
     (tmp_path / "a.so").write_bytes(content)
     assert glibcxx.needed(str(tmp_path / "a.so")) is None

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A real environment and a real pip; the wheels are made here and come from a folder."""
+
 from __future__ import annotations
 
 import hashlib
@@ -13,7 +14,6 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.python_env import PythonEnvError
 from ansible_collections.npuops.ktransformers.plugins.modules import python_packages
 
@@ -62,6 +62,7 @@ def lock(wheels):
 @pytest.fixture
 def bring(tmp_path, wheels, python):
     """Calls the module's work; cleans the environment up at the end."""
+
     def run(command, environ_update=None):
         done = subprocess.run(command, env={**os.environ, **(environ_update or {})}, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
@@ -71,9 +72,23 @@ def bring(tmp_path, wheels, python):
             return hashlib.sha256(stream.read()).hexdigest()
 
     def call(check=False, **options):
-        params = {"python": python, "requirements": [], "constraints": [], "constraints_file": None, "lock": str(wheels / "requirements.lock"),
-                  "lock_sha256": None, "find_links": str(wheels), "exclude": [], "index": False, "index_url": None, "extra_index_urls": [],
-                  "imports": [], "home": str(tmp_path / "home"), "log": str(tmp_path / "logs/pip.log"), **options}
+        params = {
+            "python": python,
+            "requirements": [],
+            "constraints": [],
+            "constraints_file": None,
+            "lock": str(wheels / "requirements.lock"),
+            "lock_sha256": None,
+            "find_links": str(wheels),
+            "exclude": [],
+            "index": False,
+            "index_url": None,
+            "extra_index_urls": [],
+            "imports": [],
+            "home": str(tmp_path / "home"),
+            "log": str(tmp_path / "logs/pip.log"),
+            **options,
+        }
         return python_packages.Packages(SimpleNamespace(params=params, check_mode=check, run_command=run, sha256=sha256)).bring()
 
     call.log = tmp_path / "logs/pip.log"
@@ -116,9 +131,11 @@ def test_a_changed_wheel_is_refused(wheels, lock, bring):
     lock(("nsalpha", "1.0", "0" * 64))
     with pytest.raises(PythonEnvError) as error:
         bring()
-    assert str(error.value) == ("pip could not install nsalpha: ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. "
-                                "If you have updated the package versions, please update the hashes. Otherwise, examine the package contents carefully; "
-                                f"someone may have tampered with them.; its whole output is in {bring.log}.")
+    assert str(error.value) == (
+        "pip could not install nsalpha: ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. "
+        "If you have updated the package versions, please update the hashes. Otherwise, examine the package contents carefully; "
+        f"someone may have tampered with them.; its whole output is in {bring.log}."
+    )
     assert "Got" in bring.log.read_text()
 
 
@@ -145,8 +162,10 @@ def test_a_lock_of_another_stack(wheels, lock, bring):
     lock(("nsalpha", "1.0", alpha[1]))
     with pytest.raises(PythonEnvError) as error:
         bring(check=True, requirements=["nsalpha==2.0", "nsbeta"])
-    assert str(error.value) == (f"{wheels}/requirements.lock does not fit the stack: it has no nsbeta; it has nsalpha 1.0, ==2.0 is wanted; "
-                                "make the lock from the stack's requirements.")
+    assert str(error.value) == (
+        f"{wheels}/requirements.lock does not fit the stack: it has no nsbeta; it has nsalpha 1.0, ==2.0 is wanted; "
+        "make the lock from the stack's requirements."
+    )
 
 
 def test_excluded_names_stay_as_they_are(wheels, lock, bring):
@@ -160,8 +179,9 @@ def test_a_set_that_contradicts_itself(wheels, lock, bring):
     lock(("nsalpha", "1.0", alpha[1]))
     with pytest.raises(PythonEnvError) as error:
         bring()
-    assert str(error.value) == ("the installed set contradicts itself, pip check says: nsalpha 1.0 requires nsbeta, which is not installed.; "
-                                "correct the lock or the requirements.")
+    assert str(error.value) == (
+        "the installed set contradicts itself, pip check says: nsalpha 1.0 requires nsbeta, which is not installed.; correct the lock or the requirements."
+    )
 
 
 def test_a_module_that_cannot_be_imported(wheels, lock, bring, python):
@@ -207,9 +227,14 @@ def test_an_index_is_resolved_under_the_constraints(wheels, bring, monkeypatch):
     assert "nowhere" not in bring.log.read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize("out, error", [
-    ("ERROR: first\nERROR: second\nhint", "ERROR: first"), ("a\nb\n", "b"), ("", "no output"),
-])
+@pytest.mark.parametrize(
+    "out, error",
+    [
+        ("ERROR: first\nERROR: second\nhint", "ERROR: first"),
+        ("a\nb\n", "b"),
+        ("", "no output"),
+    ],
+)
 def test_first_error(out, error):
     assert python_packages.first_error(out) == error
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env
 from ansible_collections.npuops.ktransformers.plugins.module_utils.python_env import PythonEnvError
 from ansible_collections.npuops.ktransformers.plugins.modules import python_wheel
@@ -20,22 +19,28 @@ def env(there):
     return {"found": True, "reason": None, "packages": {"torch-npu": there} if there else {}}
 
 
-@pytest.mark.parametrize("there, reason", [
-    pytest.param(OURS, None, id="the-same-wheel"),
-    pytest.param(None, "torch-npu is not installed", id="none"),
-    pytest.param(PUBLIC, "torch-npu 2.3.1.post6 is installed, but from another wheel", id="same-version-from-an-index"),
-    pytest.param({**OURS, "sha256": "bb"}, "torch-npu 2.3.1.post6 is installed, but from another wheel", id="another-build"),
-])
+@pytest.mark.parametrize(
+    "there, reason",
+    [
+        pytest.param(OURS, None, id="the-same-wheel"),
+        pytest.param(None, "torch-npu is not installed", id="none"),
+        pytest.param(PUBLIC, "torch-npu 2.3.1.post6 is installed, but from another wheel", id="same-version-from-an-index"),
+        pytest.param({**OURS, "sha256": "bb"}, "torch-npu 2.3.1.post6 is installed, but from another wheel", id="another-build"),
+    ],
+)
 def test_reason_to_install(there, reason):
     assert python_wheel.reason_to_install(env(there), "torch-npu", "aa") == reason
 
 
-@pytest.mark.parametrize("there, reason", [
-    pytest.param(OURS, f"torch-npu 2.3.1.post6 was installed from {FOLDER}", id="ours"),
-    pytest.param(PUBLIC, None, id="somebody-elses"),
-    pytest.param({**OURS, "url": "file:///home/me/torch_npu.whl"}, None, id="by-hand"),
-    pytest.param(None, None, id="none"),
-])
+@pytest.mark.parametrize(
+    "there, reason",
+    [
+        pytest.param(OURS, f"torch-npu 2.3.1.post6 was installed from {FOLDER}", id="ours"),
+        pytest.param(PUBLIC, None, id="somebody-elses"),
+        pytest.param({**OURS, "url": "file:///home/me/torch_npu.whl"}, None, id="by-hand"),
+        pytest.param(None, None, id="none"),
+    ],
+)
 def test_reason_to_remove(there, reason):
     assert python_wheel.reason_to_remove(env(there), "torch-npu", FOLDER) == reason
 
@@ -80,10 +85,13 @@ def test_check_mode_needs_no_wheel(node):
     assert planned["diff"] == {"before": "", "after": "torch-npu torch_npu-2.3.1.whl sha256:aa\n"}
 
 
-@pytest.mark.parametrize("change, message", [
-    pytest.param({"src": "/nowhere/a.whl"}, "/nowhere/a.whl is missing or not the wheel with sha256 aa; bring it to the node first.", id="missing"),
-    pytest.param({"sha256": hashlib.sha256(b"").hexdigest()}, "is missing or not the wheel with sha256 e3b0", id="another-wheel"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        pytest.param({"src": "/nowhere/a.whl"}, "/nowhere/a.whl is missing or not the wheel with sha256 aa; bring it to the node first.", id="missing"),
+        pytest.param({"sha256": hashlib.sha256(b"").hexdigest()}, "is missing or not the wheel with sha256 e3b0", id="another-wheel"),
+    ],
+)
 def test_a_wrong_file_is_refused(node, change, message):
     with pytest.raises(PythonEnvError) as error:
         node.bring(**change)

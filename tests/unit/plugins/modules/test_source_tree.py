@@ -10,7 +10,6 @@ import subprocess
 import tarfile
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.modules import source_tree
 from ansible_collections.npuops.ktransformers.plugins.modules.source_tree import SourceError, Sources
 
@@ -42,8 +41,16 @@ def pack(path, members, commit=None):
 @pytest.fixture
 def lay(tmp_path):
     def call(src, state="present", check=False, **options):
-        params = {"src": str(src), "name": None, "digest": None, "version": "HEAD", "submodules": True,
-                  "dest": str(tmp_path / "opt/kt"), "store": str(tmp_path / "store"), **options}
+        params = {
+            "src": str(src),
+            "name": None,
+            "digest": None,
+            "version": "HEAD",
+            "submodules": True,
+            "dest": str(tmp_path / "opt/kt"),
+            "store": str(tmp_path / "store"),
+            **options,
+        }
         return (source_tree.present if state == "present" else source_tree.absent)(Sources(params, run), check)
 
     return call
@@ -73,13 +80,16 @@ def repository(tmp_path):
     return git
 
 
-@pytest.mark.parametrize("src, kind", [
-    ("https://gitee.com/ascend/op-plugin.git", "git"),
-    ("git@gitee.com:ascend/op-plugin.git", "git"),
-    ("file:///srv/kt.git", "git"),
-    ("/media/source/op-plugin-7.0.0.bundle", "bundle"),
-    ("/media/source/op-plugin-7.0.0.tar.gz", "archive"),
-])
+@pytest.mark.parametrize(
+    "src, kind",
+    [
+        ("https://gitee.com/ascend/op-plugin.git", "git"),
+        ("git@gitee.com:ascend/op-plugin.git", "git"),
+        ("file:///srv/kt.git", "git"),
+        ("/media/source/op-plugin-7.0.0.bundle", "bundle"),
+        ("/media/source/op-plugin-7.0.0.tar.gz", "archive"),
+    ],
+)
 def test_kind_of(src, kind):
     assert source_tree.kind_of(src) == kind
 
@@ -87,8 +97,7 @@ def test_kind_of(src, kind):
 def test_kind_of_refuses_the_rest():
     with pytest.raises(SourceError) as error:
         source_tree.kind_of("/media/kt.zip")
-    assert str(error.value) == ("/media/kt.zip is no source that can be laid: expected a git URL, a .bundle, "
-                                "or an archive named .tar.gz, .tgz, .tar, .tar.xz.")
+    assert str(error.value) == ("/media/kt.zip is no source that can be laid: expected a git URL, a .bundle, or an archive named .tar.gz, .tgz, .tar, .tar.xz.")
 
 
 def test_an_archive_is_laid_once(tmp_path, lay):
@@ -123,24 +132,36 @@ def test_an_interrupted_run_is_not_taken_for_complete(tmp_path, lay):
     tree = lay(src, check=True)["tree"]
     os.makedirs(tree)
     with open(tree + ".json", "w", encoding="utf-8") as stream:
-        stream.write("{\"digest\": \"")
+        stream.write('{"digest": "')
     result = lay(src)
     assert result["needs_src"] and sorted(os.listdir(tree)) == ["a", "b"]
 
 
-@pytest.mark.parametrize("members, complaint", [
-    pytest.param([("kt/a", "1"), ("other", "2")], "holds 2 top-level entries (kt, other…), expected one folder; pack the folder itself.", id="two-tops"),
-    pytest.param([("file", "1")], "holds the file file, expected one folder; pack the folder itself.", id="no-folder"),
-    pytest.param([("kt/../../evil", "1")], "holds kt/../../evil, which lies outside its own folder; get the archive again from its supplier.", id="dotdot"),
-    pytest.param([("/etc/evil", "1")], "holds /etc/evil, which lies outside its own folder; get the archive again from its supplier.", id="absolute"),
-    pytest.param([("kt/out", ("link", "../../etc"))], "holds the link kt/out -> ../../etc, which leaves the tree; get the archive again from its supplier.", id="link"),
-    pytest.param([("kt/out", ("link", "/etc"))], "holds the link kt/out -> /etc, which leaves the tree; get the archive again from its supplier.", id="absolute-link"),
-    pytest.param([("kt", ("link", "store"))], "holds the link kt -> store, which leaves the tree; get the archive again from its supplier.", id="top-link"),
-    pytest.param([("kt/out", ("hard", "/etc/passwd"))], "holds the link kt/out -> /etc/passwd, which leaves the tree; get the archive again from its supplier.",
-                 id="hard-link"),
-    pytest.param([("kt/pipe", ("pipe",))], "holds kt/pipe, which is a device or a pipe; get the archive again from its supplier.", id="pipe"),
-    pytest.param([("kt/s", ("link", ".")), ("kt/t", ("link", "s/..")), ("kt/t/../x/y", "1"), ("kt/t/evil/deep", "1")], None, id="link-through-link"),
-])
+@pytest.mark.parametrize(
+    "members, complaint",
+    [
+        pytest.param([("kt/a", "1"), ("other", "2")], "holds 2 top-level entries (kt, other…), expected one folder; pack the folder itself.", id="two-tops"),
+        pytest.param([("file", "1")], "holds the file file, expected one folder; pack the folder itself.", id="no-folder"),
+        pytest.param([("kt/../../evil", "1")], "holds kt/../../evil, which lies outside its own folder; get the archive again from its supplier.", id="dotdot"),
+        pytest.param([("/etc/evil", "1")], "holds /etc/evil, which lies outside its own folder; get the archive again from its supplier.", id="absolute"),
+        pytest.param(
+            [("kt/out", ("link", "../../etc"))],
+            "holds the link kt/out -> ../../etc, which leaves the tree; get the archive again from its supplier.",
+            id="link",
+        ),
+        pytest.param(
+            [("kt/out", ("link", "/etc"))], "holds the link kt/out -> /etc, which leaves the tree; get the archive again from its supplier.", id="absolute-link"
+        ),
+        pytest.param([("kt", ("link", "store"))], "holds the link kt -> store, which leaves the tree; get the archive again from its supplier.", id="top-link"),
+        pytest.param(
+            [("kt/out", ("hard", "/etc/passwd"))],
+            "holds the link kt/out -> /etc/passwd, which leaves the tree; get the archive again from its supplier.",
+            id="hard-link",
+        ),
+        pytest.param([("kt/pipe", ("pipe",))], "holds kt/pipe, which is a device or a pipe; get the archive again from its supplier.", id="pipe"),
+        pytest.param([("kt/s", ("link", ".")), ("kt/t", ("link", "s/..")), ("kt/t/../x/y", "1"), ("kt/t/evil/deep", "1")], None, id="link-through-link"),
+    ],
+)
 def test_an_archive_that_would_write_elsewhere_is_refused(tmp_path, lay, members, complaint):
     src = pack(tmp_path / "kt.tar.gz", members)
     if complaint is None:
@@ -167,8 +188,9 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path, lay):
     (tmp_path / "opt/kt").mkdir(parents=True)
     with pytest.raises(SourceError) as error:
         lay(pack(tmp_path / "kt.tar.gz", [("kt/a", "1")]))
-    assert str(error.value) == (f"{tmp_path}/opt/kt is a folder that was not laid by this collection; "
-                                "expected a link or nothing: move it away, or choose another path.")
+    assert str(error.value) == (
+        f"{tmp_path}/opt/kt is a folder that was not laid by this collection; expected a link or nothing: move it away or choose another path."
+    )
 
 
 def test_a_missing_archive_without_digest(tmp_path, lay):
@@ -176,9 +198,14 @@ def test_a_missing_archive_without_digest(tmp_path, lay):
         lay(tmp_path / "gone.tar.gz")
 
 
-@pytest.mark.parametrize("version, content, branch", [
-    ("HEAD", "two", None), ("v1", "one", "v1"), ("second", "two", None),
-])
+@pytest.mark.parametrize(
+    "version, content, branch",
+    [
+        ("HEAD", "two", None),
+        ("v1", "one", "v1"),
+        ("second", "two", None),
+    ],
+)
 def test_a_repository_is_cloned_once(tmp_path, lay, repository, version, content, branch):
     url = f"file://{repository.folder}"
     first = lay(url, version=version)
