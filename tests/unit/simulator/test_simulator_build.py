@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import yaml
 
 from tests.unit.simulator.simulated import ARCH, SIMULATOR
+
+# isort: split
+import media
 
 
 def build(root, *arguments: str) -> str:
@@ -77,3 +82,10 @@ def test_other_arguments_build_other_media(tmp_path):
     }
     # --system: the hardware to look at, and nothing that an installer would lay.
     assert not (tmp_path / "node/usr").exists() and (tmp_path / "node/sys/bus/pci/devices").is_dir()
+
+
+def test_the_vendors_zip_holds_packages_and_their_signatures():
+    content = media.vendor_zip(("driver.run", b"a driver"), ("firmware.run", b"a firmware"))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert sorted(archive.namelist()) == [f"{name}.run{end}" for name in ("driver", "firmware") for end in ("", ".cms", ".crl")]
+        assert archive.read("firmware.run") == b"a firmware"
