@@ -203,9 +203,9 @@ def measure(place: str, folder: Path, size: int, jobs: list[int], tolerance: flo
     for count in jobs:
         shutil.rmtree(output, ignore_errors=True)
         cold(folder)
-        seconds, memory, out = run(program(MERGE, jobs=count))
+        seconds, _memory, out = run(program(MERGE, jobs=count))
         stats = json.loads(out)
-        merged.append((count, seconds, memory, stats))
+        merged.append((count, seconds, stats["peak_rss_mb"], stats))
     amount = sum(path.stat().st_size for path in output.rglob("*.safetensors"))
     copy = folder / "copy"
     cold(folder)

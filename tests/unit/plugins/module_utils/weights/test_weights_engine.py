@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import engine, merge
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.checks import full_name
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.model import parse_model, read_config
+
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES, R1_CONFIG
 
 RECORD = json.loads((FIXTURES / "engine-asks.json").read_text())
@@ -173,7 +173,7 @@ def test_warnings_do_not_fail(tensors, config):
 
 def test_r1_asks():
     model = parse_model(R1_CONFIG, "config.json")
-    wanted = names_of(engine.wanted(model, {name for name in _static_names(model)}))
+    wanted = names_of(engine.wanted(model, set(_static_names(model))))
     # 2 outside + norm 2; attention 25 and norms 4 a layer; 3 dense linears of 3; 6 + 2 + 9 in a MoE layer.
     assert len(wanted) == len(set(wanted)) == 4 + 61 * 29 + 3 * 9 + 58 * 17
 

@@ -10,8 +10,8 @@ import json
 
 import pytest
 import safetensors
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import merge
+
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES
 
 PAIRS = [("tiny-a", "w8a8"), ("tiny-a", "fp8"), ("tiny-deepseek-v3", "w8a8"), ("tiny-deepseek-v3", "fp8"), ("tiny-msmodelslim", "w8a8")]

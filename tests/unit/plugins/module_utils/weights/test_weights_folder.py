@@ -11,9 +11,9 @@ import subprocess
 import sys
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import folder
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+
 from tests.unit.plugins.module_utils.weights.builders import CHECKOUT, FIXTURES, write_safetensors
 
 
@@ -109,7 +109,8 @@ def test_two_indexes_that_contradict_each_other(w8a8):
     assert "z.index.json: byte 0: says that lm_head.weight is in mtp.safetensors, another index of the folder says quant_model" in refused(w8a8)
 
 
-@pytest.mark.parametrize("entry", ["../../etc/x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "x.bin", "", "a\0.safetensors", "a\\x.safetensors"])
+@pytest.mark.parametrize("entry", ["../../etc/x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "x.bin", "", "a\0.safetensors",
+                                   "a\\x.safetensors"])
 def test_an_index_that_points_outside(w8a8, entry):
     change_index(w8a8, lambda weight_map: weight_map.update({"a": entry}))
     assert refused(w8a8) == (f"{index_of(w8a8)}: byte 0: its weight_map names the file {entry!r}; a .safetensors file inside the folder was expected. "
@@ -163,7 +164,8 @@ def test_a_tensor_twice(w8a8):
 def test_an_expert_that_is_none(w8a8):
     index_of(w8a8).unlink()
     write_safetensors(w8a8 / "zz.safetensors", {"model.layers.1.mlp.experts.one.gate_proj.weight": ("I8", (1,), b"\0")})
-    assert refused(w8a8) == f"{w8a8}: the tensor model.layers.1.mlp.experts.one.gate_proj.weight is named like an expert's and is none. Bring the export again"
+    assert refused(w8a8) == (f"{w8a8}: the tensor model.layers.1.mlp.experts.one.gate_proj.weight is named like an expert's and is none. "
+                             "Bring the export again")
 
 
 def test_an_lfs_pointer_among_the_weights(w8a8):
@@ -194,7 +196,7 @@ def test_swapped_and_empty_folders(tmp_path):
     pytest.param(lambda path: change_description(path, {"optional": {"quarot": {"global_rotation": "x"}}}), id="optional.quarot"),
     pytest.param(lambda path: change_description(path, {"rot": True}), id="rot"),
     pytest.param(lambda path: ((path / "optional").mkdir(), (path / "optional" / "quarot.safetensors").write_bytes(b"")), id="file"),
-    pytest.param(lambda path: (index_of(path).unlink(), write_safetensors(path / "rotation.safetensors", {"global_rotation": ("F32", (1,), b"1234")})), id="tensor"),
+    pytest.param(lambda path: (index_of(path).unlink(), write_safetensors(path / "r.safetensors", {"global_rotation": ("F32", (1,), b"1234")})), id="tensor"),
 ])
 def test_rotated_exports(w8a8, mark):
     mark(w8a8)
@@ -234,10 +236,11 @@ def as_another_user(path):
 
 
 @pytest.fixture
-def reachable(tmp_path_factory, w8a8):
+def reachable(w8a8):
     """The folder where another user could read it: pytest's own folders are closed to others."""
-    for parent in [tmp_path_factory.getbasetemp(), tmp_path_factory.getbasetemp().parent, w8a8.parent]:
-        parent.chmod(stat.S_IMODE(parent.stat().st_mode) | 0o011)
+    for parent in w8a8.parents:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(stat.S_IMODE(parent.stat().st_mode) | 0o011)
     for path in w8a8.iterdir():
         path.chmod(0o644)
     w8a8.chmod(0o755)

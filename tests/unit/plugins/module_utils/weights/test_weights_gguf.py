@@ -9,11 +9,11 @@ import struct
 
 import gguf as library
 import pytest
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import gguf
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import gguf
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES, write_gguf
 
 SAMPLES = sorted(FIXTURES.glob("*/gguf/*.gguf"))
@@ -88,13 +88,15 @@ BAD = {
     "version-9": (head(version=9), 4, "is GGUF version 9; versions 2 and 3 can be read. Convert it with a current llama.cpp"),
     "keys": (head(keys=1 << 63), 24, "claims 9223372036854775808 metadata keys, more than the file can hold. Bring it again"),
     "tensors": (head(tensors=1 << 40), 24, "claims 1099511627776 tensors, more than the file can hold. Bring it again"),
-    "key-length": (head(keys=1) + struct.pack("<Q", 1 << 62), 24, "metadata key 0 claims 4611686018427387904 bytes, at most 65535 are believed. Bring the file again"),
+    "key-length": (head(keys=1) + struct.pack("<Q", 1 << 62), 24,
+                   "metadata key 0 claims 4611686018427387904 bytes, at most 65535 are believed. Bring the file again"),
     "key-cut": (head(keys=1) + struct.pack("<Q", 60000) + b"k" * 20, 32,
                 "the file ends inside metadata key 0 (60000 bytes wanted, 20 left); it was cut short or is damaged. Bring it again"),
     "value-type": (head(keys=1) + key(b"k", 77, b""), 37, "the value of k has the unknown value type 77. Bring the file again"),
     "string-length": (head(keys=1) + key(b"k", 8, struct.pack("<Q", 1 << 60)), 37,
                       "the value of k claims 1152921504606846976 bytes, at most 16777216 are believed. Bring the file again"),
-    "array-of-what": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 55, 1)), 49, "the value of k is an array of the unknown value type 55. Bring the file again"),
+    "array-of-what": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 55, 1)), 49,
+                      "the value of k is an array of the unknown value type 55. Bring the file again"),
     "array-endless": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 0, 1 << 62)), 49,
                       "the value of k claims an array of 4611686018427387904 elements. Bring the file again"),
     "array-cut": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 10, 1000)), 49,
@@ -117,7 +119,8 @@ BAD = {
     "name-empty": (head(tensors=1) + one_tensor(name=b"") + b"\0" * 80, 24, "the tensor name '' is empty or stands in it twice. Bring the file again"),
     "dimensions": (head(tensors=1) + one_tensor(dim_count=1 << 30) + b"\0" * 80, 24,
                    "tensor a claims 1073741824 dimensions, at most 4 exist. Bring the file again"),
-    "dimension-zero": (head(tensors=1) + one_tensor(dims=(4, 0)) + b"\0" * 80, 24, "tensor a has the dimensions [4, 0], which no file holds. Bring the file again"),
+    "dimension-zero": (head(tensors=1) + one_tensor(dims=(4, 0)) + b"\0" * 80, 24,
+                       "tensor a has the dimensions [4, 0], which no file holds. Bring the file again"),
     "dimension-huge": (head(tensors=1) + one_tensor(dims=(1 << 40, 1 << 40)) + b"\0" * 80, 24,
                        "tensor a has the dimensions [1099511627776, 1099511627776], which no file holds. Bring the file again"),
     "type": (head(tensors=1) + one_tensor(kind=4) + b"\0" * 80, 24,
@@ -218,7 +221,8 @@ def test_old_splits_that_only_their_names_tell(tmp_path):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.binary(max_size=200) | st.builds(lambda tensors, keys, rest: head(tensors, keys) + rest, st.integers(0, 3), st.integers(0, 3), st.binary(max_size=200)))
+@given(st.binary(max_size=200) | st.builds(lambda tensors, keys, rest: head(tensors, keys) + rest, st.integers(0, 3), st.integers(0, 3),
+                                           st.binary(max_size=200)))
 def test_any_bytes_are_read_or_refused(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "any.gguf"
     path.write_bytes(raw)

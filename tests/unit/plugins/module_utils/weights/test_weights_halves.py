@@ -9,9 +9,9 @@ import struct
 
 import numpy
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import folder, gguf, halves
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES, write_gguf, write_safetensors
 
 SPECIAL = [0.0, -0.0, 1.0, 1.00390625, 1.01171875, 65504.0, 65520.0, 1e-8, 6e-8, 3.4e38, -3.4e38, math.inf, -math.inf]

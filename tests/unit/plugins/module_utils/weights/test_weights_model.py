@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import model
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES, R1_CONFIG
 
 

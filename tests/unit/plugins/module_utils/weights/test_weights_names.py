@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import names
+
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES
 
 

@@ -10,10 +10,10 @@ import subprocess
 import sys
 
 import pytest
-
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import checks, engine, folder, gguf, merge, plan
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.model import parse_model, read_config
+
 from tests.unit.plugins.module_utils.weights import builders
 from tests.unit.plugins.module_utils.weights.builders import CHECKOUT, FIXTURES
 
@@ -361,7 +361,7 @@ def test_engine_problems_of_the_pairs_are_the_recorded_ones(tmp_path):
 
 
 AT_FULL_SIZE = """
-import json, resource, sys, time
+import json, sys, time
 sys.path.insert(0, {collections!r})
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import merge
 options = merge.Options({w8a8!r}, {gguf!r}, {output!r}, engine="ktransformers", transformers_version="4.57.1", config_overrides={{"torch_dtype": "float16"}})
@@ -370,7 +370,7 @@ for _attempt in range(4):
     start = time.process_time()
     prepared = merge.prepare(options)
     times.append(time.process_time() - start)
-print(json.dumps(dict(merge.summary(prepared), seconds=min(times), peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+print(json.dumps(dict(merge.summary(prepared), seconds=min(times), peak_mb=merge.peak_memory(),
                       halves=list(prepared.halves)[:2], problems=[item["id"] for item in prepared.problems + prepared.engine_problems])))
 """
 

@@ -9,11 +9,11 @@ import struct
 
 import pytest
 import safetensors
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.safetensors import DTYPE_BITS, Tensor, bytes_of, encode_header, read_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.safetensors import DTYPE_BITS, Tensor, bytes_of, encode_header, read_header
 from tests.unit.plugins.module_utils.weights.builders import FIXTURES
 
 SAMPLES = sorted(FIXTURES.glob("*/*/*.safetensors"))
@@ -118,9 +118,10 @@ def test_headers_that_lie(tmp_path, header, message):
 
 
 @pytest.mark.parametrize("header, size, message", [
-    pytest.param({"a": entry(), "b": entry(offsets=(4, 12))}, 12, "tensors a and b overlap: one ends at byte {8}, the other begins at {4}. Bring the file again",
-                 id="overlap"),
-    pytest.param({"a": entry(), "b": entry()}, 8, "tensors a and b overlap: one ends at byte {8}, the other begins at {0}. Bring the file again", id="same-place"),
+    pytest.param({"a": entry(), "b": entry(offsets=(4, 12))}, 12,
+                 "tensors a and b overlap: one ends at byte {8}, the other begins at {4}. Bring the file again", id="overlap"),
+    pytest.param({"a": entry(), "b": entry()}, 8,
+                 "tensors a and b overlap: one ends at byte {8}, the other begins at {0}. Bring the file again", id="same-place"),
     pytest.param({"a": entry(), "b": entry(offsets=(12, 20))}, 20, "4 bytes between a and b belong to no tensor. Bring the file again", id="gap"),
     pytest.param({"a": entry(offsets=(8, 16))}, 16, "8 bytes between the header and a belong to no tensor. Bring the file again", id="gap-at-start"),
     pytest.param({"a": entry()}, 12, "4 bytes after the last tensor (a) belong to none. Bring the file again", id="rest"),
