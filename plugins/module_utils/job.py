@@ -441,12 +441,10 @@ def _worker(folder: str, digest: str, title: str, work: t.Callable[[Progress], t
     os.close(sign_in)
     progress = Progress(os.path.join(folder, "progress.json"), token)
     try:
-        end = _do(work, progress, who["started_uptime"])
+        end = _do(work, progress, who["started_uptime"], reserve)
     except JobStopped as exc:  # just when the work had ended
         end = {"state": "failed", "error": str(exc)}
     end["token"] = token
-    with contextlib.suppress(OSError):
-        os.unlink(reserve)
     try:
         _write_json(os.path.join(folder, "result.json"), end)
     except (TypeError, ValueError) as exc:
@@ -484,7 +482,9 @@ def _on_sigterm(number: int, frame: t.Any) -> t.NoReturn:
     raise JobStopped("stopped by SIGTERM")
 
 
-def _do(work: t.Callable[[Progress], t.Optional[t.Dict[str, t.Any]]], progress: Progress, started: float) -> t.Dict[str, t.Any]:
+def _do(
+    work: t.Callable[[Progress], t.Optional[t.Dict[str, t.Any]]], progress: Progress, started: float, reserve: str
+) -> t.Dict[str, t.Any]:
     """Call the work; its end as a dict for result.json."""
     result: t.Optional[t.Dict[str, t.Any]] = None
     error = None
@@ -495,10 +495,10 @@ def _do(work: t.Callable[[Progress], t.Optional[t.Dict[str, t.Any]]], progress: 
     except BaseException as exc:  # pylint: disable=broad-except
         error = _words(exc)
         result = getattr(exc, "result", None)
-        if isinstance(exc, JobError):
-            print(error)  # it speaks for itself
-        else:
-            traceback.print_exc()
+        _release(reserve)
+        with contextlib.suppress(OSError):  # a full disk
+            print(error if isinstance(exc, JobError) else traceback.format_exc(), flush=True)
+    _release(reserve)
     with contextlib.suppress(Exception):
         progress.flush()
         sys.stdout.flush()
@@ -525,6 +525,11 @@ def _reserve(path: str) -> None:
     """Keep room for the result, so that work which fills the disk can say so."""
     with contextlib.suppress(OSError), open(path, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, 1 << 16)
+
+
+def _release(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _write_json(path: str, value: t.Any, durable: bool = True) -> None:

@@ -395,6 +395,17 @@ def test_progress_from_many_threads(folder):
     assert job.run(folder, "d1", "threads", work)["state"] == "done"
 
 
+def test_a_log_that_takes_no_more_does_not_hide_the_error(folder):
+    def work(progress):
+        del progress
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        raise OSError(28, "No space left on device", "/weights/x")
+
+    state = job.run(folder, "d1", "fills the disk", work)
+    assert (state["state"], state["error"]) == ("failed", "[Errno 28] No space left on device: '/weights/x'")
+    assert not os.path.exists(os.path.join(folder, "reserve"))
+
+
 @pytest.mark.parametrize("name, ticks", [("plain", 77), ("with ) and ( blank 1 2", 77)])
 def test_start_ticks_whatever_the_name(monkeypatch, tmp_path, name, ticks):
     line = "12 (%s) S 1 12 12 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 %d 0 0\n" % (name, ticks)
