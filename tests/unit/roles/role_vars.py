@@ -1,12 +1,15 @@
-"""A role's variables as Ansible would see them: defaults, vars, and what a test gives."""
+"""A role's variables as Ansible would see them: defaults, vars, and what a test gives.
+
+Ansible's own importer of collections and the plain one that the other tests use cannot share a process, so the templates are
+rendered by a worker: this file, run as a script, which reads and answers lines of JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
-
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
-from ansible.template import Templar, trust_as_template
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -14,24 +17,50 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 class Role:
     """The variables of one role. `given` beats its defaults, as an inventory does."""
 
+    _worker: subprocess.Popen | None = None
+
     def __init__(self, name: str) -> None:
-        init_plugin_loader([str(CHECKOUT / "collections")])
+        self.name = name
         self.folder = CHECKOUT / "roles" / name
-        self.loader = DataLoader()
-        self.loader.set_basedir(str(self.folder))
-        self.variables = {}
-        for part in ("defaults", "vars"):
-            self.variables.update(self.loader.load_from_file(str(self.folder / part / "main.yml"), trusted_as_template=True))
 
     def value(self, expression: str, **given):
         """What `{{ expression }}` is."""
-        variables = {**self.variables, "inventory_hostname": "node-1", "ansible_connection": "ssh", **given}
-        variables["ansible_search_path"] = [str(self.folder)]
-        return Templar(self.loader, variables=variables).template(trust_as_template("{{ " + expression + " }}"))
+        if Role._worker is None:
+            Role._worker = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        given = {"inventory_hostname": "node-1", "ansible_connection": "ssh", **given}
+        Role._worker.stdin.write(json.dumps([self.name, expression, given]) + "\n")
+        Role._worker.stdin.flush()
+        answer = json.loads(Role._worker.stdout.readline())
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
 
     def failed(self, checks: str, **given) -> dict[str, dict]:
         """Of a list of preflight checks those that did not pass, by id."""
         return {check["id"]: check for check in self.value(checks, **given) if str(check["ok"]).lower() != "true"}
+
+
+def work() -> None:
+    """Render what is asked for until the test run ends."""
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.plugins.loader import init_plugin_loader
+    from ansible.template import Templar, trust_as_template
+
+    init_plugin_loader([str(CHECKOUT / "collections")])
+    known: dict[str, tuple[DataLoader, dict]] = {}
+    for line in sys.stdin:
+        name, expression, given = json.loads(line)
+        if name not in known:
+            loader, variables = DataLoader(), {}
+            for part in ("defaults", "vars"):
+                variables.update(loader.load_from_file(str(CHECKOUT / "roles" / name / part / "main.yml"), trusted_as_template=True))
+            variables["ansible_search_path"] = [str(CHECKOUT / "roles" / name)]
+            known[name] = loader, variables
+        loader, variables = known[name]
+        try:
+            answer = {"value": Templar(loader, variables={**variables, **given}).template(trust_as_template("{{ " + expression + " }}"))}
+        except Exception as exc:  # whatever it is, the test shall show it
+            answer = {"error": f"{type(exc).__name__}: {exc}"}
+        print(json.dumps(answer), flush=True)
 
 
 def npu(**changes) -> dict:
@@ -77,3 +106,7 @@ NO_CANN = {
     "cann": {"latest": None, "reason": "no CANN is installed below /usr/local/Ascend", "layout": None, "trees": []},
     "nnal": {"version": None, "path": None, "reason": "no NNAL is installed", "complete": False},
 }
+
+
+if __name__ == "__main__":
+    work()
