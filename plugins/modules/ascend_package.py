@@ -319,7 +319,9 @@ def main() -> None:
         errors = [problem for problem in problems if problem["severity"] == "error"]
         if errors and (given["fail_on_problems"] or not module.check_mode):
             text = "; ".join(f"{problem['observed']}, expected {problem['expected']}: {problem['repair']}" for problem in errors)
-            module.fail_json(msg=f"{plan.reason}, but it must not be changed yet: {text}", **dict(answer(plan, problems), changed=False))
+            refused = answer(plan, problems)
+            refused.update(changed=False, msg=f"{plan.reason}, but it must not be changed yet: {text}")
+            module.fail_json(**refused)
         if plan.reason is None or module.check_mode:
             module.exit_json(**answer(plan, problems))
         result = carry_out(plan, roots, given["log_dir"] or os.path.join(roots.state, "logs"), given["timeout"])

@@ -107,7 +107,7 @@ def unpack(path: str, kind: str, folder: str) -> Unpacked:
 
 def clean(unpacked: Unpacked) -> None:
     """Remove the large files again; the signature files stay as evidence."""
-    for path in {unpacked.run, unpacked.signed}:
+    for path in dict.fromkeys([unpacked.run, unpacked.signed]):
         if path and os.path.exists(path):
             os.unlink(path)
 
