@@ -53,7 +53,7 @@ CAUSES: List[Tuple[Pattern[str], Cause]] = [
            "look at `npu-smi info`, then at `npu-exec python -c 'import torch_npu; print(torch_npu.npu.is_available())'`"),
     _cause(r"GLIBCXX_[0-9.]+' not found", "the environment's libstdc++ is older than what the extension was built with", "run the role conda_py311 again"),
     _cause(r"No module named '?cpuinfer_ext", "the engine's extension is not built in this environment", "run the role ktransformers again"),
-    _cause(r"No module named '?acl'?$", "CANN's Python packages are not in PYTHONPATH", "start it with npu-exec, or run the role cann again"),
+    _cause(r"No module named 'acl'", "CANN's Python packages are not in PYTHONPATH", "start it with npu-exec, or run the role cann again"),
     _cause(r"No module named '?libgraph_capture", "CAPTURE_PLUGIN_PATH names a folder without libgraph_capture",
            "run the role npu_graph_sink again; its folder must hold libruntime.so and libgraph_capture*"),
     _cause(r"CAPTURE_PLUGIN_PATH not exist", "the environment has no CAPTURE_PLUGIN_PATH",
