@@ -72,6 +72,7 @@ version_before:
 """
 
 import os
+import urllib.parse
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.npuops.ktransformers.plugins.module_utils import python_env
@@ -91,7 +92,7 @@ def reason_to_install(env, name, sha256):
 def reason_to_remove(env, name, folder):
     """Why the distribution has to go, or None: only what came from a wheel in `folder` is ours."""
     there = env["packages"].get(name) or {}
-    ours = os.path.dirname(there.get("url") or "") == "file://" + folder
+    ours = os.path.dirname(urllib.parse.unquote(there.get("url") or "")) == "file://" + folder
     return f"{name} {there['version']} was installed from {folder}" if ours else None
 
 
@@ -118,7 +119,9 @@ def bring(params, check, run, sha256_of):
         if present:
             if not os.path.exists(params["src"]) or sha256_of(params["src"]) != params["sha256"]:
                 raise PythonEnvError(f"{params['src']} is missing or not the wheel with sha256 {params['sha256']}; bring it to the node first.")
-            command += ["install", "--no-index", "--no-deps", "--force-reinstall", params["src"]]
+            # With the checksum in the address every pip notes it; before 23.1 none does for a plain path.
+            url = f"file://{urllib.parse.quote(os.path.abspath(params['src']))}#sha256={params['sha256']}"
+            command += ["install", "--no-index", "--no-deps", "--force-reinstall", url]
         else:
             command += ["uninstall", "--yes", name]
         code, out, err = run(command, environ_update=dict(python_env.isolated(params["home"]), PIP_CONFIG_FILE=os.devnull))
@@ -129,7 +132,7 @@ def bring(params, check, run, sha256_of):
         left = reason_to_install(now, name, params["sha256"]) if present else None
         if left:
             raise PythonEnvError(f"pip ended well, yet {left}: its version is too old to note where a wheel came from; "
-                                 "bring pip of the environment to 22.3 or later.")
+                                 "bring pip of the environment to 20.1 or later.")
         after = line(now, name)
     return {"changed": reason is not None, "reason": reason, "version_before": before["packages"].get(name, {}).get("version"),
             "diff": {"before": line(before, name), "after": after if reason else line(before, name)}}

@@ -96,7 +96,7 @@ def test_check_mode_says_what_is_missing_and_goes_on(tmp_path, base, hosts):
     found = play(
         tmp_path, {"arm-1": {**hosts["arm-1"], **variables}}, [*FACTS, role("torch_npu_opplugin", "main"), keep("npu_stages.torch_npu_opplugin")], ("--check",)
     )
-    assert found["arm-1"]["state"] == "skipped"
+    assert found["arm-1"]["state"] == "missing"
     assert found["arm-1"]["note"] == f"{tmp_path}/bin/python does not exist"
     assert not (tmp_path / "state").exists()
 

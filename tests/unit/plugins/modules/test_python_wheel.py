@@ -73,7 +73,9 @@ def node(tmp_path, monkeypatch):
 def test_the_wheel_is_installed_once(node):
     first = node.bring()
     assert (first["changed"], first["reason"]) == (True, "torch-npu is not installed")
-    assert node.commands == [["/env/bin/python", "-I", "-m", "pip", "install", "--no-index", "--no-deps", "--force-reinstall", node.params["src"]]]
+    assert node.commands == [
+        ["/env/bin/python", "-I", "-m", "pip", "install", "--no-index", "--no-deps", "--force-reinstall", f"file://{node.params['src']}#sha256=aa"]
+    ]
     assert first["diff"] == {"before": "", "after": "torch-npu==2.3.1.post6 sha256:aa\n"}
     again = node.bring()
     assert (again["changed"], len(node.commands), again["version_before"]) == (False, 1, "2.3.1.post6")
