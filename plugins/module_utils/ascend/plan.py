@@ -219,6 +219,9 @@ def install_command(wish: Wish, run: str, action: str, roots: Roots, as_root: bo
         return command
     if wish.kind == "firmware":
         return command + (["--upgrade", "--quiet"] if action == "upgrade" else ["--full", "--quiet"])
+    if action == "reinstall" and wish.kind != "nnal":
+        # Over the same version the vendor's own deployer upgrades; NNAL's installer replaces by itself.
+        return command + ["--upgrade", "--quiet"] + _install_path_option(roots, as_root)
     command += ["--install", "--quiet"] + _install_path_option(roots, as_root)
     return command + (["--install-for-all"] if wish.install_for_all else [])
 
@@ -281,6 +284,7 @@ def make(wish: Wish, roots: Roots, as_root: bool | None = None) -> Plan:
         wish.kind, package.version, before.version, before.partial, package.chip, None if before.chips is None else list(before.chips), wish.force,
     )
     action = action_of(wish.kind, package.version, before.version, before.partial)
-    if reason and wish.kind in HDK_KINDS and action == "install" and before.version:
+    other_chip = before.chips is not None and package.chip not in before.chips
+    if reason and action == "install" and before.version and compare(before.version, package.version) == 0 and not (other_chip and before.chips):
         action = "reinstall"
     return Plan(wish, package, before, action, reason, tuple(install_command(wish, run, action, roots, as_root)) if reason else ())

@@ -195,7 +195,13 @@ def _toolkit(tree: str, cfg: dict[str, str]) -> dict:
     }
 
 
-def _kernels(tree: str) -> dict:
+def _registered(cfg: dict[str, str], part: str, version: str) -> bool:
+    """Whether version.cfg, which an installer writes at its end, lists a part of a version; True where it knows nothing of the version."""
+    known = any(key.endswith("_installed_version") and f":{version}]" in value for key, value in cfg.items())
+    return not known or f":{version}]" in cfg.get(f"{part}_installed_version", "")
+
+
+def _kernels(tree: str, cfg: dict[str, str]) -> dict:
     """Kernels leave no record of their own kind before 8.5; what proves them is opp_kernel and the operators' index of each chip."""
     version = None
     ops = _record(tree, "ascend_ops_install.info")
@@ -209,6 +215,8 @@ def _kernels(tree: str) -> dict:
     chips = sorted({family(os.path.basename(os.path.dirname(path))) for path in glob.glob(pattern)})
     if version:
         reason = None if chips else f"no operator index (binary_info_config.json) is below {os.path.join(tree, _KERNELS)}"
+        if chips and not ops and not _registered(cfg, "opp_kernel", version):
+            reason = f"version.cfg of {os.path.dirname(tree)} does not list opp_kernel of {version}: an installation was interrupted"
     elif folder or chips:
         reason = f"parts of a kernels package are below {tree}, but opp_kernel/version.info is missing"
     else:
@@ -231,7 +239,7 @@ def read_tree(tree: str) -> dict:
             break
     result = {"version": version, "path": tree}
     result.update(_toolkit(tree, cfg))
-    result.update(_kernels(tree))
+    result.update(_kernels(tree, cfg))
     return result
 
 

@@ -99,6 +99,31 @@ def test_an_interrupted_driver_is_installed_anew(tree):
     assert found.reason.startswith("driver 25.0.rc1.1 is only partly installed: ")
 
 
+def test_over_the_same_version_cann_is_upgraded(tree):
+    tree.toolkit()
+    tree.kernels()
+    tree.nnal()
+    for name, option in ((TOOLKIT_PACKAGE, "--upgrade"), (KERNELS_PACKAGE, "--upgrade"), (NNAL_PACKAGE, "--install")):
+        found = plan(tree, name, force=True, install_for_all=True)
+        assert (found.action, found.command[3]) == ("reinstall", option)
+        assert ("--install-for-all" in found.command) is (option == "--install")
+    other_chip = KERNELS_PACKAGE.replace("910b", "310p")
+    assert (plan(tree, other_chip).action, plan(tree, other_chip).command[3]) == ("install", "--install")
+
+
+def test_kernels_that_version_cfg_does_not_list_were_interrupted(tree):
+    tree.toolkit()
+    tree.kernels()
+    cfg = tree.ascend / "ascend-toolkit/latest/version.cfg"
+    cfg.write_text(cfg.read_text().replace("opp_kernel_installed_version=[7.7.0.1.238:8.1.RC1]", ""))
+    found = plan(tree, KERNELS_PACKAGE)
+    assert (found.action, found.command[3]) == ("reinstall", "--upgrade")
+    assert found.reason == (
+        f"kernels 8.1.RC1 are only partly installed: version.cfg of {tree.ascend}/ascend-toolkit does not list opp_kernel of 8.1.RC1: "
+        "an installation was interrupted"
+    )
+
+
 def test_a_toolkit_beside_another(tree):
     tree.toolkit("8.0.RC3")
     found = plan(tree, TOOLKIT_PACKAGE)
