@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import asdict
@@ -36,7 +37,7 @@ def ask_terminal(folder: str, command: List[str], prompt: str, expect: str, time
     began = time.monotonic()
     with open(path, "wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, start_new_session=True, pass_fds=belongs_to_job(),
-                                   env=dict(os.environ, PYTHONUNBUFFERED="1", **(environment or {})))
+                                   env=dict(os.environ, PYTHONUNBUFFERED="1", MASTER_PORT=str(free_port()), **(environment or {})))
     try:
         assert process.stdin is not None
         try:
@@ -50,6 +51,13 @@ def ask_terminal(folder: str, command: List[str], prompt: str, expect: str, time
     stdout = _text(path)
     everything = _text(os.path.join(folder, "log")) + "\n" + stdout
     return _judge(engine_output.parse_answer(stdout), expect, everything, time.monotonic() - began, timed_out)
+
+
+def free_port() -> int:
+    """A port for torchrun that nobody listens on: somebody may be talking to the model already."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _watch(process: subprocess.Popen[bytes], path: str, until: float, layers: int, progress: Progress) -> bool:

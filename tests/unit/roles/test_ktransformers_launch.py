@@ -55,7 +55,7 @@ def command_of(script: str) -> str:
 def test_the_chat_is_the_guides_torchrun_line(rendered):
     script = rendered["system"]["npu-chat"]
     assert command_of(script) == (
-        "exec /usr/local/bin/npu-exec torchrun --nproc_per_node 1 --master_port 25565 -m ktransformers.local_chat --cpu_infer 189 "
+        'exec /usr/local/bin/npu-exec torchrun --nproc_per_node 1 --master_port "${MASTER_PORT:-25565}" -m ktransformers.local_chat --cpu_infer 189 '
         "--model_path /mnt/weights/DeepSeek-R1-q4km-w8a8 --gguf_path /mnt/weights/DeepSeek-R1-q4km-w8a8 "
         '--optimize_config_path /opt/ktransformers/rules/800IA2.yaml --use_cuda_graph True --max_new_tokens 500 --tp 1 "$@"')
     assert script.splitlines()[4:12] == [
@@ -65,8 +65,8 @@ def test_the_chat_is_the_guides_torchrun_line(rendered):
 
 def test_the_server_listens_on_this_computer_only(rendered):
     assert command_of(rendered["system"]["npu-serve"]) == (
-        "exec /usr/local/bin/npu-exec torchrun --nproc_per_node 1 --master_port 25565 -m ktransformers.server.main --host 127.0.0.1 --port 10002 "
-        "--model_name DeepSeek-R1 --model_path /mnt/weights/DeepSeek-R1-q4km-w8a8 --gguf_path /mnt/weights/DeepSeek-R1-q4km-w8a8 "
+        'exec /usr/local/bin/npu-exec torchrun --nproc_per_node 1 --master_port "${MASTER_PORT:-25565}" -m ktransformers.server.main '
+        "--host 127.0.0.1 --port 10002 --model_name DeepSeek-R1 --model_path /mnt/weights/DeepSeek-R1-q4km-w8a8 --gguf_path /mnt/weights/DeepSeek-R1-q4km-w8a8 "
         "--optimize_config_path /opt/ktransformers/rules/800IA2.yaml --cpu_infer 189 --max_new_tokens 500 --use_cuda_graph --tp 1 "
         '--backend_type ktransformers "$@"')
 
@@ -74,7 +74,7 @@ def test_the_server_listens_on_this_computer_only(rendered):
 def test_everything_may_be_changed(rendered):
     chat, serve = rendered["other"]["npu-chat"], rendered["other"]["npu-serve"]
     assert command_of(chat) == (
-        "exec /usr/local/bin/npu-exec torchrun --nproc_per_node 2 --master_port 25565 -m ktransformers.local_chat --cpu_infer 20 "
+        'exec /usr/local/bin/npu-exec torchrun --nproc_per_node 2 --master_port "${MASTER_PORT:-25565}" -m ktransformers.local_chat --cpu_infer 20 '
         "--model_path '/data/my model' --gguf_path /mnt/weights/DeepSeek-R1-q4km-w8a8 --optimize_config_path /opt/ktransformers/rules/800IA2.yaml "
         '--use_cuda_graph False --max_new_tokens 500 --tp 2 --force_think True "$@"')
     assert "CAPTURE_PLUGIN_PATH" not in chat and "export PROF_DECODE=1" in chat and "unset PROF_DECODE" not in chat
