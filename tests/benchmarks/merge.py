@@ -46,7 +46,7 @@ MERGE = """
 import sys, json
 sys.path.insert(0, {collections!r})
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import merge
-prepared = merge.prepare(merge.Options({w8a8!r}, {gguf!r}, {output!r}, jobs={jobs}))
+prepared = merge.prepare(merge.Options({w8a8!r}, {gguf!r}, {output!r}, jobs={jobs}, reserve=0))
 assert not prepared.errors(), prepared.errors()
 print(json.dumps(merge.execute(prepared, merge.Progress())))
 """
@@ -61,7 +61,7 @@ try:
     from safetensors import safe_open
     from safetensors.torch import save_file
 except ImportError:
-    import safetensors
+    import numpy, safetensors
     torch = None
 os.makedirs({output!r})
 layers = {{}}
@@ -86,16 +86,21 @@ for layer, rows in layers.items():
             tensors[new] = torch.from_numpy(value.data.reshape(-1).copy())
             tensors[new.replace("weight", "ggml_type")] = torch.tensor(int(value.tensor_type))
         elif name is None:
-            data = value.data.tobytes()
-            tensors[new] = dict(dtype="uint8", shape=[len(data)], data=data)
-            tensors[new.replace("weight", "ggml_type")] = dict(dtype="int64", shape=[], data=int(value.tensor_type).to_bytes(8, "little"))
+            tensors[new] = ("uint8", [value.data.nbytes], value.data)
+            tensors[new.replace("weight", "ggml_type")] = ("int64", [], numpy.array([int(value.tensor_type)]))
         elif torch is not None:
             tensors[new] = value.get_tensor(name)
         else:
             kinds = {{"I8": "int8", "I32": "int32", "I64": "int64", "BF16": "bfloat16", "F32": "float32"}}
-            tensors[new] = dict(dtype=kinds[value["dtype"]], shape=value["shape"], data=bytes(value["data"]))
+            tensors[new] = (kinds[value["dtype"]], value["shape"], numpy.frombuffer(value["data"], "u1"))
     target = {output!r} + "/model-%s.safetensors" % (layer or "top")
-    save_file(tensors, target) if torch is not None else safetensors.serialize_file(tensors, target)
+    if torch is not None:
+        save_file(tensors, target)
+    elif hasattr(safetensors, "TensorSpec"):
+        safetensors.serialize_file({{name: safetensors.TensorSpec(dtype=dtype, shape=shape, data_ptr=data.ctypes.data, data_len=data.nbytes)
+                                    for name, (dtype, shape, data) in tensors.items()}}, target)
+    else:
+        safetensors.serialize_file({{name: dict(dtype=dtype, shape=shape, data=data.tobytes()) for name, (dtype, shape, data) in tensors.items()}}, target)
     fd = os.open(target, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
@@ -189,10 +194,10 @@ def run(command: list[str], flush: Path | None = None) -> tuple[float, float, st
     return time.monotonic() - start, usage.ru_maxrss / 1024, out.decode()
 
 
-def measure(place: str, folder: Path, size: int, jobs: list[int], tolerance: float, plain: str) -> tuple[list[tuple], bool]:
-    rows, good = [], True
+def measure(place: str, folder: Path, options: argparse.Namespace) -> tuple[list[tuple], bool]:
+    rows: list[tuple] = []
     # Made by a process of its own: what this one had in memory would count as its children's peak.
-    subprocess.run([sys.executable, __file__, "--make-pair", str(folder / "pair"), "--size", str(size)], check=True)
+    subprocess.run([sys.executable, __file__, "--make-pair", str(folder / "pair"), "--size", str(options.size)], check=True)
     w8a8, gguf = folder / "pair" / "w8a8", folder / "pair" / "gguf"
     output = folder / "out"
 
@@ -200,30 +205,37 @@ def measure(place: str, folder: Path, size: int, jobs: list[int], tolerance: flo
         return [sys.executable, "-c", text.format(collections=str(CHECKOUT / "collections"), w8a8=str(w8a8), gguf=str(gguf), output=str(output), **more)]
 
     merged = []
-    for count in jobs:
-        shutil.rmtree(output, ignore_errors=True)
-        cold(folder)
-        seconds, _memory, out = run(program(MERGE, jobs=count))
-        stats = json.loads(out)
-        merged.append((count, seconds, stats["peak_rss_mb"], stats))
+    for count in [int(item) for item in options.jobs.split(",")]:
+        attempts = []
+        for _attempt in range(options.repeat):
+            shutil.rmtree(output, ignore_errors=True)
+            cold(folder)
+            seconds, _memory, out = run(program(MERGE, jobs=count))
+            stats = json.loads(out)
+            attempts.append((seconds, stats["peak_rss_mb"], stats))
+        merged.append((count,) + min(attempts, key=lambda attempt: attempt[0]))
     amount = sum(path.stat().st_size for path in output.rglob("*.safetensors"))
     copy = folder / "copy"
-    cold(folder)
-    cp_seconds, cp_memory, _out = run(["cp", "-r", "--reflink=never", str(output), str(copy)], flush=folder)
-    shutil.rmtree(copy)
+    cp_seconds, cp_memory = float("inf"), 0.0
+    for _attempt in range(options.repeat):
+        cold(folder)
+        seconds, cp_memory, _out = run(["cp", "-r", "--reflink=never", str(output), str(copy)], flush=folder)
+        cp_seconds = min(seconds, cp_seconds)
+        shutil.rmtree(copy)
     rows.append((place, "cp", cp_seconds, amount / 1e6 / cp_seconds, 1.0, cp_memory, ""))
     shutil.rmtree(output)
     cold(folder)
     try:
-        plain_seconds, plain_memory, out = run([plain] + program(PLAIN)[1:])
+        plain_seconds, plain_memory, out = run([options.plain_python] + program(PLAIN)[1:])
         rows.append((place, "plain", plain_seconds, amount / 1e6 / plain_seconds, plain_seconds / cp_seconds, plain_memory, out.strip()))
     except SystemExit as exc:
         rows.append((place, "plain", 0, 0, 0, 0, f"not run: {exc}"))
     for count, seconds, memory, stats in merged:
-        note = f"{stats['bytes_shared'] / 1000000.0:.0f} MB shared" if stats["bytes_shared"] else ""
+        note = "{:.0f} MB shared".format(stats["bytes_shared"] / 1e6) if stats["bytes_shared"] else ""
         rows.append((place, f"merge, {count} job{'s' if count > 1 else ''}", seconds, amount / 1e6 / seconds, seconds / cp_seconds, memory, note))
-        good = good and seconds <= cp_seconds * (1 + tolerance) and memory <= MAX_MEMORY_MB
-    return rows, good
+    # One number of jobs that keeps up with cp is enough: more than the disk bears need not be faster.
+    good = min(row[4] for row in rows if row[1].startswith("merge")) <= 1 + options.tolerance
+    return rows, good and all(row[5] <= MAX_MEMORY_MB for row in rows if row[1].startswith("merge"))
 
 
 class Loop:
@@ -233,7 +245,7 @@ class Loop:
         self.image, self.mount = base / (kind + ".img"), base / kind
         self.mount.mkdir()
         with open(self.image, "wb") as image:
-            image.truncate(max(size * 4, 1 << 30))
+            image.truncate(max(size * 5, 1500000000))
         subprocess.run(["mkfs." + kind, "-q", str(self.image)], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["mount", "-o", "loop", str(self.image), str(self.mount)], check=True)
 
@@ -246,16 +258,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--size", type=size_of, default=size_of("1G"), help="bytes of the merged folder, with K, M or G (default 1G)")
     parser.add_argument("--on", default="tmpfs,ext4,xfs,btrfs", help="file systems (ext4 stands for the one of --dir)")
-    parser.add_argument("--jobs", default="1,2")
+    parser.add_argument("--jobs", default="1,2", help="numbers of files to be written at the same time (default 1,2)")
+    parser.add_argument("--repeat", type=int, default=3, help="the best of so many runs counts (default 3)")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to be measured")
-    parser.add_argument("--tolerance", type=float, default=0.15)
+    parser.add_argument("--tolerance", type=float, default=0.15, help="how much slower than cp is still good (default 0.15)")
     parser.add_argument("--plain-python", default=sys.executable, help="interpreter for the plain merge (one with torch, for example)")
     parser.add_argument("--make-pair", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make_pair is not None:
         make_pair(options.make_pair, options.size)
         return 0
-    jobs = [int(item) for item in options.jobs.split(",")]
     table, good = [], True
     for place in options.on.split(","):
         base = Path(tempfile.mkdtemp(prefix="merge-benchmark-", dir="/dev/shm" if place == "tmpfs" else options.dir))
@@ -268,7 +280,7 @@ def main() -> int:
                     continue
                 loop = Loop(place, base, options.size)
                 folder = loop.mount
-            rows, fine = measure(place, folder, options.size, jobs, options.tolerance, options.plain_python)
+            rows, fine = measure(place, folder, options)
             table += rows
             good = good and fine
         finally:

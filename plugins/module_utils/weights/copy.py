@@ -135,11 +135,33 @@ class Sources:
         self._open.clear()
 
 
+class ReadAhead:
+    """Has the kernel read what a file will need next: its tensors lie scattered over the sources."""
+
+    def __init__(self, item: OutFile, sources: Sources, share: bool) -> None:
+        self._sources = sources
+        # What will be shared is not read.
+        self._pieces = [piece for tensor in item.tensors if not (share and tensor.side == "gguf") for piece in tensor.pieces]
+        self._next, self._within, self._asked = 0, 0, 0
+
+    def reach(self, done: int) -> None:
+        """Ask for everything up to two windows after the first `done` bytes."""
+        while self._asked < done + 2 * _WINDOW and self._next < len(self._pieces):
+            piece = self._pieces[self._next]
+            count = min(_WINDOW, piece.size - self._within)
+            os.posix_fadvise(self._sources.fd(piece.source), piece.offset + self._within, count, os.POSIX_FADV_WILLNEED)
+            self._asked += count
+            self._within += count
+            if self._within == piece.size:
+                self._next, self._within = self._next + 1, 0
+
+
 class Target:
     """One file that is being written."""
 
-    def __init__(self, path: str, moved: Moved) -> None:
+    def __init__(self, path: str, moved: Moved, ahead: ReadAhead) -> None:
         self.path = path
+        self.ahead = ahead
         self.moved = moved
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         self.offset = 0
@@ -196,18 +218,17 @@ class Copier:
         self._range(source, path, offset, left, target)
 
     def _range(self, source: int, path: str, offset: int, size: int, target: Target) -> None:
+        target.ahead.reach(target.offset)
         if size <= _SMALL:
             target.write(pread_exact(source, size, offset, path))
             return
-        os.posix_fadvise(source, offset, min(size, 2 * _WINDOW), os.POSIX_FADV_WILLNEED)
         end = offset + size
         while offset < end:
             step = min(_WINDOW, end - offset)
             self._window(source, path, offset, step, target)
             os.posix_fadvise(source, offset, step, os.POSIX_FADV_DONTNEED)
             offset += step
-            if offset + _WINDOW < end:
-                os.posix_fadvise(source, offset + _WINDOW, min(_WINDOW, end - offset - _WINDOW), os.POSIX_FADV_WILLNEED)
+            target.ahead.reach(target.offset)
 
     def _window(self, source: int, path: str, offset: int, size: int, target: Target) -> None:
         end = offset + size
@@ -263,12 +284,15 @@ def restored(raw: bytes, tensor: OutTensor, path: str, offset: int) -> bytes:
     return low.tobytes()
 
 
-def write_file(item: OutFile, output: str, sources: Sources, copier: Copier, moved: Moved) -> None:
-    """Write one file of the plan: beside, flushed, renamed. Leaves no part behind when it fails."""
+def write_file(item: OutFile, output: str, sources: Sources, copier: Copier, moved: Moved, following: Optional[OutFile] = None) -> None:
+    """Write one file of the plan: beside, flushed, renamed. Leaves no part behind when it fails.
+
+    following: the file that this thread will probably write next.
+    """
     partial = os.path.join(output, "." + item.name + manifest.PARTIAL)
     final = os.path.join(output, item.name)
     try:
-        target = Target(partial, moved)
+        target = Target(partial, moved, ReadAhead(item, sources, copier.share))
         try:
             target.write(item.header())
             for tensor in item.tensors:
@@ -276,6 +300,8 @@ def write_file(item: OutFile, output: str, sources: Sources, copier: Copier, mov
             if target.offset != item.size:
                 raise WeightsError(f"has {target.offset} bytes where {item.size} were planned; report this as a bug", partial)
             target.settle(True)
+            if following is not None:
+                ReadAhead(following, sources, copier.share).reach(0)
             os.fsync(target.fd)
             os.posix_fadvise(target.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -289,7 +315,6 @@ def write_file(item: OutFile, output: str, sources: Sources, copier: Copier, mov
         if isinstance(exc, OSError):
             raise write_error(exc, final, item.size)
         raise
-    manifest.sync_folder(output)
 
 
 def _write_tensor(tensor: OutTensor, target: Target, sources: Sources, copier: Copier) -> None:
@@ -335,8 +360,9 @@ def copy_files(items: List[OutFile], output: str, plan: Plan, block: int, share:
                 if failures or not queue:
                     return
                 item = queue.pop()
+                following = queue[-1] if queue else None
             try:
-                write_file(item, output, sources, copier, counted)
+                write_file(item, output, sources, copier, counted, following)
                 with lock:
                     finished(item)
             except BaseException as exc:  # pylint: disable=broad-except

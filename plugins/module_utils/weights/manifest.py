@@ -193,6 +193,10 @@ def load_records(output: str) -> Dict[str, Record]:
     return records
 
 
+# A line that is lost costs the file again, nothing else: so the journal is flushed once in so many bytes of finished files.
+_FLUSH_EVERY = 1 << 30
+
+
 class Journal:
     """Appends a line for each finished file."""
 
@@ -204,6 +208,8 @@ class Journal:
             os.unlink(manifest_path(output))
         except FileNotFoundError:
             pass
+        self._output = output
+        self._unflushed = 0
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     @staticmethod
@@ -212,7 +218,15 @@ class Journal:
 
     def add(self, record: Record) -> None:
         self._file.write(self._line(record))
+        self._unflushed += record.size
+        if self._unflushed >= _FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Names and lines on disk; the files' bytes are there already."""
+        sync_folder(self._output)
         os.fsync(self._file.fileno())
+        self._unflushed = 0
 
     def close(self) -> None:
         self._file.close()

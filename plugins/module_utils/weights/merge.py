@@ -246,6 +246,7 @@ def execute(prepared: Prepared, progress: Any) -> Dict[str, Any]:
                 moved(len(side.data), False)
                 records[side.name] = manifest.record_of(output, side.name, side.digest, side.digest)
                 journal.add(records[side.name])
+        journal.flush()
         seconds = time.monotonic() - started
         checked: Dict[str, Any] = {}
         if options.verify != "size":
