@@ -81,7 +81,7 @@ def gather(
     driver = dict(records.read_driver(ascend_root, etc_root), module_loaded=_module_loaded(proc_root))
     firmware, cann = records.read_firmware(ascend_root), records.read_cann(ascend_root)
     smi = query_smi(npu_smi_path, npu_smi_timeout, driver["path"] or os.path.join(ascend_root, "driver"), query)
-    # /lib lies beside /etc, on a simulated node too.
+    # /lib lies beside /etc, wherever that is.
     modules_root = os.path.join(os.path.dirname(os.path.abspath(etc_root)), "lib", "modules")
     owed = reboot.owed(state_dir, proc_root) or reboot.outdated_module(sysfs_root, proc_root, modules_root)
     return {

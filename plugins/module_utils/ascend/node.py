@@ -1,7 +1,7 @@
 # Copyright (c) 2026, npuops contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the node itself shows, below roots that tests and simulations may choose: system, memory, disks, device nodes, holders."""
+"""What the node itself shows, below roots that the caller may choose: system, memory, disks, device nodes, holders."""
 from __future__ import annotations
 
 import grp
@@ -68,7 +68,7 @@ def _by_number(name: str) -> tuple[str, int]:
 
 
 def device_nodes(dev_root: str = "/dev", etc_root: str = "/etc") -> list[dict]:
-    """The NPU's device nodes with mode (octal text), owner and group. Told by name: a simulated node has plain files there."""
+    """The NPU's device nodes with mode (octal text), owner and group. Told by name, for the roots may be a copy of a node's files."""
     try:
         names = sorted((name for name in os.listdir(dev_root) if _DEVICE_NODE.fullmatch(name)), key=_by_number)
     except OSError:

@@ -27,7 +27,7 @@ DEFAULT_ROOT = "/usr/local/Ascend"
 
 @dataclass(frozen=True)
 class Roots:
-    """Where to look; tests and simulated nodes have their own."""
+    """Where to look; a test has its own."""
 
     ascend: str = DEFAULT_ROOT
     etc: str = "/etc"
@@ -38,7 +38,7 @@ class Roots:
 
     @property
     def var(self) -> str:
-        """Where /var is: beside /etc, on a simulated node too."""
+        """Where /var is: beside /etc, wherever that is."""
         return os.path.join(os.path.dirname(os.path.abspath(self.etc)), "var")
 
 
