@@ -169,7 +169,7 @@ def main():
             "unit": {"type": "str"},
             "prompt": {"type": "str", "required": True},
             "expect": {"type": "str", "default": ""},
-            "max_tokens": {"type": "int", "default": 64},
+            "max_tokens": {"type": "int", "default": 64, "no_log": False},
             "timeout": {"type": "int", "default": 3600},
             "layers": {"type": "int", "default": 0},
             "digest": {"type": "list", "elements": "str", "required": True},

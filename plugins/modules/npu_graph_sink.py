@@ -132,13 +132,13 @@ kept:
   returned: when there is a toolkit
   type: str
   sample: /var/lib/npuops/graph_sink/8.1.RC1/libruntime.so
-path:
+folder:
   description: The folder with library and plugin.
   returned: when there is a toolkit and O(path) or O(source)
   type: str
   sample: /opt/ktransformers/ktransformers/util/npu_graph_so/arm
 plugin:
-  description: The capture plugin in RV(path), or null.
+  description: The capture plugin in RV(folder), or null.
   returned: when there is a toolkit
   type: str
   sample: /opt/ktransformers/ktransformers/util/npu_graph_so/arm/libgraph_capture.so
@@ -295,7 +295,7 @@ def report(seen, decision, keep, path, after=None):
         "found": True, "reason": decision.reason, "state_before": decision.state, "version": seen.toolkit.version, "library": seen.toolkit.library,
         "sha256": after or seen.sha256, "original_sha256": record["original_sha256"] if record else None,
         "kept": keep.library if os.path.exists(keep.library) else None,
-        "path": path, "plugin": graph_sink.find_plugin(path) if path else None,
+        "folder": path, "plugin": graph_sink.find_plugin(path) if path else None,
     }
 
 

@@ -264,7 +264,7 @@ def test_the_folder_of_the_source_tree_follows_the_toolkit(node, tmp_path):
     arm.parent.mkdir(parents=True)
     node.source.rename(arm)
     result = node.run(path=None, source=str(tmp_path / "tree"))
-    assert (result["path"], result["plugin"]) == (str(arm), str(arm / "libgraph_capture.so"))
+    assert (result["folder"], result["plugin"]) == (str(arm), str(arm / "libgraph_capture.so"))
     assert node.doors() == {(arm / "libruntime.so").read_bytes()}
 
 

@@ -1,0 +1,68 @@
+"""The role verify over rows that stages have reported: one table, and a failure that names what is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+LABELS = yaml.safe_load((CHECKOUT / "roles/verify/vars/main.yml").read_text())["__verify_labels"]
+
+
+def rows(**states):
+    return {stage: {"label": label, "wanted": "1", "found": "1", "state": states.get(stage, "ok"), "note": ""} for stage, label in LABELS.items()}
+
+
+@pytest.fixture
+def run(tmp_path):
+    def verify(hosts, *arguments):
+        """(exit status, output) of the role on `hosts`, {name: rows}."""
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"npu": {"hosts": {
+            name: {"npu_stages": stages, "ansible_connection": "local"} for name, stages in hosts.items()}}}))
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "npu", "gather_facts": False, "roles": ["npuops.ktransformers.verify"]}]))
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path / "home")}
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "play.yml", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return verify
+
+
+def test_a_node_as_wanted_passes_and_is_shown(run):
+    status, output = run({"good": rows(npu_graph_sink="skipped")})
+    assert status == 0, output
+    table = output[output.index("\ngood\n"):]
+    places = [table.index(f"  {label}  ") for label in LABELS.values()]
+    assert places == sorted(places)
+
+
+def test_the_node_that_is_wrong_fails_alone_and_says_what_to_run(run):
+    status, output = run({"good": rows(), "bad": rows(cann="different", ktransformers="missing")})
+    words = " ".join(output.split())
+    assert status == 2
+    assert "bad is not as wanted: CANN different; KTransformers missing. Run the playbook with --tags cann,ktransformers." in words
+    assert "good is not as wanted" not in words
+
+
+@pytest.mark.parametrize("arguments", [["--check"], ["-e", '{"verify_fail": false}']], ids=["check-mode", "only-report"])
+def test_it_can_report_without_failing(run, arguments):
+    status, output = run({"bad": rows(cann="missing")}, *arguments)
+    assert status == 0, output
+    assert "missing" in output
+
+
+def test_stages_that_are_left_out_are_not_expected(run):
+    status, output = run({"part": {"cann": rows()["cann"]}}, "-e", '{"verify_stages": ["cann"]}')
+    assert status == 0, output
+    assert "KTransformers" not in output
+
+
+def test_an_unknown_stage_is_refused(run):
+    status, output = run({"good": rows()}, "-e", '{"verify_stages": ["cuda"]}')
+    assert status == 2
+    assert "value of verify_stages must be one or more of" in " ".join(output.split())
