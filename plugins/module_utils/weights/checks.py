@@ -12,7 +12,7 @@ import os
 from typing import Dict, List, Optional, Tuple
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import names
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import Problem, problem, shortened
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import Problem, is_whole, problem, shortened
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.folder import Folder, Kept
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.gguf import GgufSet, GgufTensor, type_name
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.model import Model
@@ -208,7 +208,7 @@ def _other_model(model: Model, gguf: GgufSet) -> List[str]:
     for key, allowed in wanted.items():
         value = gguf.metadata.get(f"{GGUF_ARCHITECTURE}.{key}")
         # Some models have a list where DeepSeek has a number (heads of each layer): that says nothing here.
-        if type(value) is int and value not in allowed and allowed != (None,):
+        if is_whole(value) and value not in allowed and allowed != (None,):
             found.append(f"{key} is {value}, config.json gives {' or '.join(sorted({str(item) for item in allowed}))}")
     return found
 

@@ -28,7 +28,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.plan 
 # copy_file_range may also copy: so we know what was shared.
 FICLONERANGE = 0x4020940D
 _WINDOW = 32 * 1024 * 1024
-_BUFFER = 4 * 1024 * 1024
+_BUFFER = 1024 * 1024
 # Smaller pieces are not worth a system call of their own for the kernel to copy.
 _SMALL = 256 * 1024
 # A method that answers so cannot do it here; another may.
@@ -258,9 +258,10 @@ class Copier:
 
     @staticmethod
     def _by_copy_file_range(source: int, offset: int, target: Target, size: int) -> int:
-        # Called through getattr: Python has it since 3.8, and only where its libc had it.
-        call = getattr(os, "copy_file_range", None)
-        return call(source, target.fd, size, offset, target.offset) if call else 0
+        # Python has it since 3.8, and only where its libc had it.
+        if not hasattr(os, "copy_file_range"):
+            return 0
+        return os.copy_file_range(source, target.fd, size, offset, target.offset)
 
     @staticmethod
     def _by_sendfile(source: int, offset: int, target: Target, size: int) -> int:

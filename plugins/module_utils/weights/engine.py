@@ -247,7 +247,7 @@ def _check_auto_map(config: Dict[str, Any], files: Set[str], transformers_versio
                                            f"{model_type!r:.60}", "auto_map AutoConfig 'configuration_deepseek.DeepseekV3Config' and that Python file",
                         "Bring configuration_deepseek.py of the published model into the safetensors folder and set config_overrides: "
                         "{auto_map: {AutoConfig: configuration_deepseek.DeepseekV3Config}}")]
-    name = f"{str(target).split('--')[-1].split('.')[0]}.py"
+    name = "{}.py".format(str(target).rsplit("--", maxsplit=1)[-1].split(".")[0])
     if name in files:
         return []
     return [problem("engine_auto_map_file", f"config.json's auto_map names {str(target):.80}, and there is no {name} beside it",

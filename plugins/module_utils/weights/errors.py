@@ -30,6 +30,11 @@ class WeightsError(Exception):
         super().__init__(printable(place + message))
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value of JSON or GGUF is a whole number: no bool, and no gguf.Array, which are ints to isinstance."""
+    return value.__class__ is int
+
+
 def printable(text: str) -> str:
     """Text that can be sent as UTF-8, whatever bytes a file or file name held."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -27,6 +27,7 @@ _NO_WEIGHTS = re.compile(r"^(optional|rank_\d+|\..*)$")
 # The tokenizer may need more than json: sentencepiece's model, a chat template of its own file.
 _SIDE_FILES = (".json", ".py", ".jinja", ".model", ".tiktoken")
 _EXPERTS = ".mlp.experts."
+_ROTATION_TEXT = (b"quarot", b'"rot', b'_rot"', b'_rotation"')
 _ROTATION_KEYS = ("rot", "is_rot", "use_rot", "rotation", "global_rotation", "quarot")
 
 
@@ -69,7 +70,7 @@ class Folder(NamedTuple):
     left_out_bytes: Dict[str, int]
     stats: Dict[Tuple[str, str], Tuple[int, int]]
     indexes: List[str]
-    descriptions: Dict[str, Dict[str, Any]]
+    descriptions: List[str]
     side_files: List[str]
     ignored: List[str]
     missing: List[str]
@@ -93,17 +94,19 @@ class Layout(NamedTuple):
     shards: List[str]
     weight_map: Dict[str, str]
     indexes: List[str]
-    descriptions: Dict[str, Dict[str, Any]]
+    descriptions: List[str]
     side_files: List[str]
     ignored: List[str]
     missing: List[str]
+    rotation: Optional[str]
 
 
 def look_around(path: str) -> Layout:
     """Sort a folder's files by their part; nothing but small JSON files is read."""
     entries = list_folder(path)
     indexes: Dict[str, Dict[str, str]] = {}
-    descriptions: Dict[str, Dict[str, Any]] = {}
+    descriptions: List[str] = []
+    rotation: Optional[str] = None
     side_files: List[str] = []
     for name in entries:
         full = os.path.join(path, name)
@@ -111,7 +114,8 @@ def look_around(path: str) -> Layout:
             continue
         raw = read_bounded(full)
         if name.startswith("quant_model_description") and name.endswith(".json"):
-            descriptions[name] = _object(raw, full)
+            descriptions.append(name)
+            rotation = rotation or _described_rotation(raw, full)
         elif name.endswith(".json") and (name.endswith("index.json") or b'"weight_map"' in raw):
             weight_map = _weight_map(raw, full, name.endswith("index.json"))
             if weight_map is None:
@@ -127,14 +131,23 @@ def look_around(path: str) -> Layout:
     if not used:
         missing = _missing_numbers(present)
     ignored = sorted(set(present) - set(shards))
-    return Layout(shards, weight_map, sorted(used), descriptions, side_files, ignored, missing)
+    return Layout(shards, weight_map, sorted(used), descriptions, side_files, ignored, missing, rotation)
 
 
-def _object(raw: bytes, path: str) -> Dict[str, Any]:
-    value = parse_json(raw, path)
-    if not isinstance(value, dict):
-        raise WeightsError(f"holds a JSON {type(value).__name__} where an object was expected. Bring the file again", path, 0)
-    return value
+def _described_rotation(raw: bytes, path: str) -> Optional[str]:
+    """What a quantizer's description says of a rotation, None where it says nothing. R1's has 138,000 lines: parsed only where needed."""
+    if not any(text in raw for text in _ROTATION_TEXT):
+        return None
+    description = parse_json(raw, path)
+    if not isinstance(description, dict):
+        raise WeightsError(f"holds a JSON {type(description).__name__} where an object was expected. Bring the file again", path, 0)
+    optional = description.get("optional")
+    if isinstance(optional, dict) and "quarot" in optional:
+        return f"{os.path.basename(path)} has optional.quarot"
+    for key, value in description.items():
+        if key.lower() in _ROTATION_KEYS and value not in (None, False, "", {}):
+            return f"{os.path.basename(path)} has the key {key}"
+    return None
 
 
 def _weight_map(raw: bytes, path: str, must: bool) -> Optional[Dict[str, str]]:
@@ -336,13 +349,8 @@ def _add(stats: Dict[Tuple[str, str], List[int]], label: str, dtype: str, count:
 
 def rotation_mark(path: str, layout: Layout, kept: List[Kept]) -> Optional[str]:
     """Where the folder says that the export was rotated (its experts then fit no plain GGUF), None where it says nothing."""
-    for name, description in layout.descriptions.items():
-        optional = description.get("optional")
-        if isinstance(optional, dict) and "quarot" in optional:
-            return f"{name} has optional.quarot"
-        for key in description:
-            if key.lower() in _ROTATION_KEYS and description[key] not in (None, False, "", {}):
-                return f"{name} has the key {key}"
+    if layout.rotation is not None:
+        return layout.rotation
     if os.path.exists(os.path.join(path, "optional", "quarot.safetensors")):
         return "optional/quarot.safetensors is there"
     for tensor in kept:

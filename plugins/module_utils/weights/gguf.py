@@ -15,7 +15,7 @@ import re
 import struct
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError, shortened
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError, is_whole, shortened
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import (
     is_lfs_pointer,
     lfs_error,
@@ -241,7 +241,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> Dict[str, Any]:
 
 def _read_tensors(cursor: _Cursor, count: int, metadata: Dict[str, Any]) -> List[GgufTensor]:
     alignment = metadata.get("general.alignment", 32)
-    if type(alignment) is not int or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+    if not is_whole(alignment) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         raise cursor.error(f"general.alignment is {alignment!r}, a power of two was expected. Bring the file again")
     table = []
     names = set()
@@ -346,25 +346,29 @@ def read_set(path: str) -> GgufSet:
                 raise WeightsError(f"tensor {tensor.name} stands in {other} too. Keep one of the two files", item.path)
             tensors[tensor.name] = (index, tensor)
     expected = files[0].metadata.get("split.tensors.count")
-    if type(expected) is int and expected != len(tensors):
+    if is_whole(expected) and expected != len(tensors):
         raise WeightsError(f"its files hold {len(tensors)} tensors, the first says {expected}. Bring the files of one and the same model", path)
     return GgufSet(path, files, files[0].metadata, tensors)
 
 
 def _split_number(item: GgufFile) -> Optional[int]:
     number = item.metadata.get("split.no")
-    return number if type(number) is int else None
+    return number if is_whole(number) else None
 
 
 def missing_parts(files: List[GgufFile]) -> List[str]:
     """Numbers, as file names write them, of the parts of a split model that are not there; a file too many is an error."""
     matches = [_SPLIT_NAME.match(os.path.basename(item.path)) for item in files]
     count = files[0].metadata.get("split.count")
-    if type(count) is int and count:
+    if is_whole(count) and count:
         numbers = [_split_number(item) for item in files]
     else:
         count = int(matches[0].group(3)) if matches[0] else 1
         numbers = [int(match.group(2)) - 1 if match else 0 for match in matches]
+    if any(item.metadata.get("split.count") != files[0].metadata.get("split.count") for item in files):
+        counts = sorted({str(item.metadata.get("split.count")) for item in files})
+        raise WeightsError(f"is split otherwise than its neighbours (split.count is {' and '.join(counts)}). Bring the files of one and the same model",
+                           files[-1].path)
     if count > MAX_KEYS:
         raise WeightsError(f"claims to be one of {count} files. Bring the file again", files[0].path)
     if len(files) > count:

@@ -9,13 +9,15 @@ merge that was killed keeps what it has. The manifest replaces it at the end: a 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import stat
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError, is_whole
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import open_regular, pread_exact
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.plan import Plan
 
@@ -57,6 +59,22 @@ def work_folder(output: str) -> str:
 
 def manifest_path(output: str) -> str:
     return os.path.join(output, WORK_FOLDER, MANIFEST)
+
+
+def lock(output: str) -> Optional[int]:
+    """Lock our folder against another merge, even one whose job lies elsewhere: a descriptor to close, None where locks do not work.
+
+    Raises WeightsError when another process has it.
+    """
+    fd = os.open(work_folder(output), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise WeightsError("another merge is writing here. Wait for its end, or end that process", output)
+        return None
+    return fd
 
 
 def is_partial(name: str) -> bool:
@@ -120,10 +138,10 @@ def _record(value: Any) -> Optional[Record]:
         record = Record(**value)
     except TypeError:
         return None
-    if type(record.name) is not str:
+    if not isinstance(record.name, str):
         return None
     plain = record.name == os.path.basename(record.name) and record.name not in ("", ".", "..") and "\0" not in record.name
-    return record if plain and type(record.size) is int and type(record.mtime_ns) is int else None
+    return record if plain and is_whole(record.size) and is_whole(record.mtime_ns) else None
 
 
 def load(output: str) -> Optional[Manifest]:

@@ -215,12 +215,22 @@ def execute(prepared: Prepared, progress: Any) -> Dict[str, Any]:
 
     Raises WeightsError; what was finished until then is kept for the next run.
     """
-    options, plan, output = prepared.options, prepared.plan, prepared.options.output_path
+    output = prepared.options.output_path
     started = time.monotonic()
     try:
         os.makedirs(manifest.work_folder(output), exist_ok=True)
     except OSError as exc:
         raise copying.write_error(exc, output, 0)
+    lock = manifest.lock(output)
+    try:
+        return _execute(prepared, progress, started)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _execute(prepared: Prepared, progress: Any, started: float) -> Dict[str, Any]:
+    options, plan, output = prepared.options, prepared.plan, prepared.options.output_path
     counted = {True: 0, False: 0}
     records = dict(prepared.kept)
     todo = [item for item in plan.files if item.name not in records]

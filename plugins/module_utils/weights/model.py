@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any, Dict, NamedTuple, Optional
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError, is_whole
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import read_json_object
 
 MAX_CONFIG = 16 * 1024 * 1024
@@ -76,7 +76,7 @@ def _number(config: Dict[str, Any], key: str, low: int, high: int, path: str) ->
     if key not in config:
         raise WeightsError(f"lacks the key {key}. Take the config.json that was published with the weights", path)
     value = config[key]
-    if type(value) is not int or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         raise WeightsError(f"{key} is {value!r:.60}; a number from {low} to {high} was expected. "
                            "Take the config.json that was published with the weights", path)
     return value

@@ -16,7 +16,7 @@ import os
 import struct
 from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError, is_whole
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import (
     is_lfs_pointer,
     lfs_error,
@@ -113,6 +113,8 @@ def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 def _parse(raw: bytes, path: str, start: int, size: int) -> Tuple[Dict[str, Any], List[Tensor]]:
     # All the shards of R1 have 138,000 entries together: the plain parser takes half the time of the one with hooks, so the hooks
     # are kept for headers that could abuse their absence (names twice by escapes, numbers that take minutes to convert).
+    if not raw.startswith(b"{"):
+        raise WeightsError("the header is no JSON object. Bring the file again", path, 8)
     entries = None
     count = raw.count(b'"data_offsets"')
     # An entry has one object, two lists, and some ten commas; what is far from that would fill the memory, not be a header.
@@ -127,8 +129,6 @@ def _parse(raw: bytes, path: str, start: int, size: int) -> Tuple[Dict[str, Any]
             entries = None
     if entries is None:
         entries = parse_json(raw, path, 8, _unique)
-    if not isinstance(entries, dict):
-        raise WeightsError("the header is no JSON object. Bring the file again", path, 8)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise WeightsError("__metadata__ is no object. Bring the file again", path, 8)
@@ -144,7 +144,7 @@ def _tensors(entries: Dict[str, Any], path: str, start: int, size: int) -> List[
         try:
             begin, end = entry["data_offsets"]
             dtype, shape, wanted = forms[(entry["dtype"], tuple(entry["shape"]))]
-            known = type(begin) is int and type(end) is int and begin >= 0 and end - begin == wanted and end <= limit and 0 < len(name) <= MAX_NAME
+            known = begin.__class__ is int and end.__class__ is int and begin >= 0 and end - begin == wanted and end <= limit and 0 < len(name) <= MAX_NAME
         except (TypeError, KeyError, ValueError):
             known = False
         if known:
@@ -165,15 +165,15 @@ def _tensor(name: str, entry: Any, path: str, start: int, size: int) -> Tensor:
         raise WeightsError(f"tensor {name!r:.200} lacks dtype, shape or data_offsets as the format has them. Bring the file again", path, 8)
     if not name or len(name) > MAX_NAME:
         raise WeightsError(f"a tensor name of {len(name)} characters; 1 to {MAX_NAME} are allowed. Bring the file again", path, 8)
-    if type(dtype) is not str or dtype not in DTYPE_BITS:
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise WeightsError(f"tensor {name} has the unknown dtype {dtype!r:.40}; known are {', '.join(sorted(DTYPE_BITS))}. Bring the file again", path, 8)
-    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
+    if not is_whole(begin) or not is_whole(end) or not 0 <= begin <= end:
         raise WeightsError(f"tensor {name} has the offsets {offsets!r:.80}; two numbers in ascending order were expected. Bring the file again", path, 8)
-    if type(shape) is not list or len(shape) > MAX_DIMS:
+    if not isinstance(shape, list) or len(shape) > MAX_DIMS:
         raise WeightsError(f"tensor {name} has the shape {shape!r:.80}; a list of at most {MAX_DIMS} numbers was expected. Bring the file again", path, 8)
     count = 1
     for dim in shape:
-        if type(dim) is not int or dim < 0 or dim > MAX_ELEMENTS:
+        if not is_whole(dim) or dim < 0 or dim > MAX_ELEMENTS:
             raise WeightsError(f"tensor {name} has the shape {shape!r:.80}; whole numbers were expected. Bring the file again", path, 8)
         count *= dim
         if count > MAX_ELEMENTS:

@@ -19,7 +19,9 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.error
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import open_regular, pread_exact
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.plan import OutFile, OutTensor, Plan
 
-_STEP = 4 * 1024 * 1024
+# Two buffers a thread: 32 threads are far more than any disk keeps busy, and take some 40 MB.
+_STEP = 512 * 1024
+_MAX_THREADS = 32
 _SAMPLE = 256 * 1024
 
 
@@ -115,7 +117,7 @@ def verify(plan: Plan, output: str, mode: str, progress: Any) -> Tuple[List[str]
 
     threads: List[threading.Thread] = []
     try:
-        for _index in range(min(os.cpu_count() or 1, len(queue)) - 1):
+        for _index in range(min(os.cpu_count() or 1, _MAX_THREADS, len(queue)) - 1):
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             threads.append(thread)

@@ -217,6 +217,7 @@ def write_w8a8(folder: Path, config: dict, tensors: dict, shards: int) -> None:
         write_safetensors(folder / name, part)
         weight_map.update(dict.fromkeys(part, name))
     (folder / "quant_model_weight_w8a8_dynamic.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}, indent=2))
+    (folder / "quant_model_description_w8a8_dynamic.json").write_text(json.dumps(dict.fromkeys(weight_map, "W8A8_DYNAMIC"), indent=4))
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text('{"model": {"merges": ["a b"]}}')
     (folder / "tokenizer_config.json").write_text("{}")

@@ -46,7 +46,7 @@ def test_contents(w8a8):
     assert found.left_out == {"mtp": 29, "expert_weights": 18, "expert_scales": 36}
     assert len(found.kept) == 205 - 29 - 54
     assert found.indexes == ["quant_model_weight_w8a8_dynamic.index.json"]
-    assert list(found.descriptions) == ["quant_model_description_w8a8_dynamic.json"]
+    assert found.descriptions == ["quant_model_description_w8a8_dynamic.json"]
     assert found.side_files == ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert found.experts[(1, "gate_proj", "weight")] == (3, 2, (("I8", (256, 256)),))
     assert (found.ignored, found.missing, found.rotation) == ([], [], None)

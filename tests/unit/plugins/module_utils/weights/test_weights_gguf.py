@@ -188,6 +188,15 @@ def test_parts_of_another_model(tmp_path):
         gguf.read_set(str(folder))
 
 
+def test_parts_that_are_split_otherwise(tmp_path):
+    for number, count in ((0, 2), (1, 3)):
+        write_gguf(tmp_path / f"m-0000{number + 1}-of-00002.gguf", {"split.no": number, "split.count": count}, {f"t{number}": F32})
+    with pytest.raises(WeightsError) as caught:
+        gguf.read_set(str(tmp_path))
+    assert str(caught.value) == (f"{tmp_path / 'm-00002-of-00002.gguf'}: is split otherwise than its neighbours (split.count is 2 and 3). "
+                                 "Bring the files of one and the same model")
+
+
 def test_two_models_in_one_folder(tmp_path):
     folder, _files = copied(tmp_path)
     write_gguf(folder / "other.gguf", {}, {"a": F32})

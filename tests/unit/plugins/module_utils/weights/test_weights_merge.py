@@ -265,6 +265,18 @@ def test_files_of_an_earlier_merge_go(options, output, whole):
     assert contents(output) == whole
 
 
+def test_two_merges_at_once(options, output, whole):
+    prepared = merge.prepare(options)
+    os.makedirs(output / ".npuops-merge")
+    lock = manifest.lock(str(output))
+    with pytest.raises(WeightsError) as caught:
+        merge.execute(prepared, merge.Progress())
+    assert str(caught.value) == f"{output}: another merge is writing here. Wait for its end, or end that process"
+    os.close(lock)
+    run(options)
+    assert contents(output) == whole
+
+
 # Room
 
 

@@ -366,7 +366,7 @@ sys.path.insert(0, {collections!r})
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import merge
 options = merge.Options({w8a8!r}, {gguf!r}, {output!r}, engine="ktransformers", transformers_version="4.57.1", config_overrides={{"torch_dtype": "float16"}})
 times = []
-for _attempt in range(4):
+for _attempt in range(6):
     start = time.process_time()
     prepared = merge.prepare(options)
     times.append(time.process_time() - start)
