@@ -12,7 +12,8 @@ Makes a pair (GGUF and W8A8) of about the size, then on each file system, with c
     plain    safetensors and gguf libraries, with torch where it is installed: what one would write first
     merge    gguf_safetensors_merge, with each number of jobs
 
-Time includes planning, checks and flushing to disk. Memory is the largest resident size of the process. xfs and btrfs are made in a
+The best of some runs counts; they go in turn. Time includes planning, checks and flushing to disk, and the result is compared with its
+sources (not timed). Memory is the largest resident size of the process. xfs and btrfs are made in a
 loop-mounted file, which takes root and mkfs; without them the line says so. Prints one table, and exits 1 where the merge was
 slower than cp (by more than --tolerance) or took more than 100 MB.
 """
@@ -49,6 +50,16 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.weights impor
 prepared = merge.prepare(merge.Options({w8a8!r}, {gguf!r}, {output!r}, jobs={jobs}, reserve=0))
 assert not prepared.errors(), prepared.errors()
 print(json.dumps(merge.execute(prepared, merge.Progress())))
+"""
+
+VERIFY = """
+import sys
+sys.path.insert(0, {collections!r})
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import merge
+prepared = merge.prepare(merge.Options({w8a8!r}, {gguf!r}, {output!r}, verify="sample", reserve=0))
+assert not prepared.reasons, prepared.reasons
+bad, _checked = merge.check_finished(prepared, merge.Progress())
+assert not bad, bad
 """
 
 PLAIN = """
@@ -204,24 +215,23 @@ def measure(place: str, folder: Path, options: argparse.Namespace) -> tuple[list
     def program(text: str, **more) -> list[str]:
         return [sys.executable, "-c", text.format(collections=str(CHECKOUT / "collections"), w8a8=str(w8a8), gguf=str(gguf), output=str(output), **more)]
 
-    merged = []
-    for count in [int(item) for item in options.jobs.split(",")]:
-        attempts = []
-        for _attempt in range(options.repeat):
+    jobs = [int(item) for item in options.jobs.split(",")]
+    merged: dict = {count: [] for count in jobs}
+    copies = []
+    copy = folder / "copy"
+    for _attempt in range(options.repeat):  # in turn, so that what else the machine does meets all alike
+        for count in jobs:
             shutil.rmtree(output, ignore_errors=True)
             cold(folder)
             seconds, _memory, out = run(program(MERGE, jobs=count))
             stats = json.loads(out)
-            attempts.append((seconds, stats["peak_rss_mb"], stats))
-        merged.append((count,) + min(attempts, key=lambda attempt: attempt[0]))
-    amount = sum(path.stat().st_size for path in output.rglob("*.safetensors"))
-    copy = folder / "copy"
-    cp_seconds, cp_memory = float("inf"), 0.0
-    for _attempt in range(options.repeat):
+            merged[count].append((seconds, stats["peak_rss_mb"], stats["bytes_shared"]))
         cold(folder)
-        seconds, cp_memory, _out = run(["cp", "-r", "--reflink=never", str(output), str(copy)], flush=folder)
-        cp_seconds = min(seconds, cp_seconds)
+        copies.append(run(["cp", "-r", "--reflink=never", str(output), str(copy)], flush=folder)[:2])
         shutil.rmtree(copy)
+    amount = sum(path.stat().st_size for path in output.rglob("*.safetensors"))
+    run(program(VERIFY))
+    cp_seconds, cp_memory = min(copies)
     rows.append((place, "cp", cp_seconds, amount / 1e6 / cp_seconds, 1.0, cp_memory, ""))
     shutil.rmtree(output)
     cold(folder)
@@ -230,8 +240,9 @@ def measure(place: str, folder: Path, options: argparse.Namespace) -> tuple[list
         rows.append((place, "plain", plain_seconds, amount / 1e6 / plain_seconds, plain_seconds / cp_seconds, plain_memory, out.strip()))
     except SystemExit as exc:
         rows.append((place, "plain", 0, 0, 0, 0, f"not run: {exc}"))
-    for count, seconds, memory, stats in merged:
-        note = "{:.0f} MB shared".format(stats["bytes_shared"] / 1e6) if stats["bytes_shared"] else ""
+    for count, attempts in merged.items():
+        seconds, memory, shared = min(attempts)
+        note = f"{shared / 1e6:.0f} MB shared" if shared else ""
         rows.append((place, f"merge, {count} job{'s' if count > 1 else ''}", seconds, amount / 1e6 / seconds, seconds / cp_seconds, memory, note))
     # One number of jobs that keeps up with cp is enough: more than the disk bears need not be faster.
     good = min(row[4] for row in rows if row[1].startswith("merge")) <= 1 + options.tolerance
