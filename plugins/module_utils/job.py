@@ -112,7 +112,8 @@ class Progress:
     def log(self, line: str) -> None:
         """Write a line to the job's log."""
         with self._lock:
-            print(line, flush=True)
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
 
 def run(
@@ -497,7 +498,8 @@ def _do(
         result = getattr(exc, "result", None)
         _release(reserve)
         with contextlib.suppress(OSError):  # a full disk
-            print(error if isinstance(exc, JobError) else traceback.format_exc(), flush=True)
+            sys.stdout.write((error if isinstance(exc, JobError) else traceback.format_exc()) + "\n")
+            sys.stdout.flush()
     _release(reserve)
     with contextlib.suppress(Exception):
         progress.flush()

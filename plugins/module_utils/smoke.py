@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 from dataclasses import asdict
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import IO, Any, Callable, Dict, List, Mapping, Optional, cast
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils import engine_output
 from ansible_collections.npuops.ktransformers.plugins.module_utils.engine_output import Answer
@@ -39,10 +39,9 @@ def ask_terminal(folder: str, command: List[str], prompt: str, expect: str, time
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, start_new_session=True, pass_fds=belongs_to_job(),
                                    env=dict(os.environ, PYTHONUNBUFFERED="1", MASTER_PORT=str(free_port()), **(environment or {})))
     try:
-        assert process.stdin is not None
         try:
-            process.stdin.write((prompt.replace("\n", " ") + "\n").encode())
-            process.stdin.close()
+            with cast(IO[bytes], process.stdin) as question:
+                question.write((prompt.replace("\n", " ") + "\n").encode())
         except BrokenPipeError:
             pass  # it ended at once; its output says why
         timed_out = _watch(process, path, began + timeout, layers, progress)
@@ -115,6 +114,10 @@ def ask_server(host: str, port: int, model: str, prompt: str, expect: str, max_t
         progress.update(min(loaded, layers) if layers else loaded, layers or None, "loading the weights", "layers")
         time.sleep(2 * POLL)
     progress.update(layers, layers or None, "answering", "layers")
+    offered = _offered(host, port)
+    if model not in offered:
+        raise JobError(f"port {port} of {host} is answered by something else: it offers {', '.join(offered) or 'no models'}, expected {model}; "
+                       "set ktransformers_port, or end what listens there")
     left = max(10.0, timeout - (time.monotonic() - began))
     try:
         answer = _stream(host, port, model, prompt, max_tokens, left)
@@ -130,6 +133,19 @@ def _is_open(host: str, port: int) -> bool:
         return True
     except OSError:
         return False
+    finally:
+        connection.close()
+
+
+def _offered(host: str, port: int) -> List[str]:
+    """Names of the models that the server lists; none for a server that is no model server."""
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request("GET", "/v1/models")
+        models = json.loads(connection.getresponse().read())["data"]
+        return [str(one.get("id")) for one in models]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
+        return []
     finally:
         connection.close()
 

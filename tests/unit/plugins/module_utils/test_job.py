@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from ansible_collections.npuops.ktransformers.plugins.module_utils import job
@@ -104,8 +105,10 @@ def test_the_result_tells_memory_and_seconds_of_the_worker_itself(folder):
         return {"length": len(block)}
 
     del ballast
+    # A fork begins with what this process holds now, which other tests may have made large.
+    now = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     state = job.run(folder, "d1", "64 MB", work)
-    assert 64 < state["result"]["peak_rss_mb"] < 140
+    assert 32 < state["result"]["peak_rss_mb"] - now < 130
     assert 0.2 <= state["result"]["seconds"] < 5
     assert state["seconds"] == state["result"]["seconds"]
 
