@@ -16,12 +16,12 @@ export ANSIBLE_CONFIG := $(ROOT)/ansible.cfg
 # Ansible's own caches and temporary files stay in the checkout, too.
 export ANSIBLE_HOME := $(ROOT)/.ansible
 
-.PHONY: help rehearse simulate lint unit integration test build clean
+.PHONY: help rehearse simulate lint unit integration test sanity molecule build clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # A virtual environment that was made halfway is made again: the stamp is written last.
-$(VENV)/.stamp-%: requirements%.txt requirements.txt
+$(VENV)/.stamp-%: requirements-%.txt requirements.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing $< into .venv (once)"
@@ -54,8 +54,17 @@ unit: $(VENV)/.stamp-test ## Pure logic, modules, roles' options
 integration: $(VENV)/.stamp-test ## The rehearsal and what happens when things are wrong
 	@$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile $(ARGS)
 
-test: lint $(VENV)/.stamp-test ## All the tests
+test: lint $(VENV)/.stamp-test ## All the tests that need neither root nor containers
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(MAKE) --no-print-directory sanity
+
+sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
+	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
+
+# Exit 77 of engine.sh: this machine cannot run containers, and the last line says why. `make molecule SKIP=ok` lives with that.
+molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages: the node as a container
+	@tests/containers/engine.sh .cache/containers || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
+	@test ! -e .cache/containers/containers.conf || $(BIN)/molecule test
 
 build: $(VENV)/.stamp-run ## The collection as a tarball, in dist/
 	@mkdir -p dist && $(BIN)/ansible-galaxy collection build --force --output-path dist
