@@ -67,6 +67,9 @@ options:
     description: With O(kind=nnal), the C++ ABI that must be served after the installation.
     type: int
     choices: [0, 1]
+  driver_version:
+    description: With O(kind=toolkit), the driver that the node is going to have, so that check mode can judge the pair before the driver is there.
+    type: str
   kernel_modules:
     description:
       - With O(kind=driver), where its kernel modules come from. V(build) demands dkms, gcc, make and the headers of the running kernel.
@@ -257,6 +260,7 @@ def argument_spec() -> dict:
         "accept_eula": {"type": "bool", "default": False},
         "sha256": {"type": "str"},
         "cxx_abi": {"type": "int", "choices": [0, 1]},
+        "driver_version": {"type": "str"},
         "kernel_modules": {"type": "str", "choices": ["build", "prebuilt"], "default": "build"},
         "signature_ca": {"type": "path"},
         "signature_ignore_time": {"type": "bool", "default": False},
@@ -311,7 +315,7 @@ def main() -> None:
         kind=given["kind"], src=given["src"], state=given["state"], version=given["version"], install_for_all=given["install_for_all"],
         username=given["install_username"], usergroup=given["install_usergroup"], force=given["force"], accept_eula=given["accept_eula"],
         sha256=given["sha256"], cxx_abi=given["cxx_abi"], kernel_modules=given["kernel_modules"], signature_ca=given["signature_ca"],
-        signature_ignore_time=given["signature_ignore_time"], npu_smi=given["npu_smi"],
+        signature_ignore_time=given["signature_ignore_time"], npu_smi=given["npu_smi"], driver_version=given["driver_version"],
     )
     try:
         plan = make(wish, roots)

@@ -53,6 +53,11 @@ options:
     type: list
     elements: path
     default: []
+  ports:
+    description: TCP ports that RV(npu.ports) tells who listens on. Programs of other users are only named to root.
+    type: list
+    elements: int
+    default: []
 attributes:
   check_mode:
     description: Changes nothing, so check mode makes no difference.
@@ -192,7 +197,8 @@ npu:
     problems:
       description:
         - What is wrong with the above, each with V(id), V(severity), V(observed), V(expected) and V(repair).
-          Versions of driver, firmware and CANN that do not work together, and chips whose health is not V(OK).
+          Versions of driver, firmware and CANN that do not work together, parts of CANN that ask for others in their version.info,
+          and chips whose health is not V(OK).
       type: list
       elements: dict
       sample:
@@ -210,7 +216,10 @@ npu:
       type: str
       sample: firmware 7.7.0.1.231 takes effect after a reboot
     host:
-      description: Architecture, kernel, distribution, C library, processors, NUMA nodes, memory in mebibytes and the id of this boot.
+      description:
+        - Architecture, kernel, distribution, C library, processors, NUMA nodes, memory in mebibytes and the id of this boot.
+        - C(glibcxx) is the newest GLIBCXX version of the system's own libstdc++, C(clock) tells whether the clock is synchronized and by what,
+          C(automatic_updates) whether the system installs updates by itself, and which file says so.
       type: dict
       sample:
         architecture: aarch64
@@ -224,6 +233,15 @@ npu:
         memory_total_mb: 1546000
         memory_available_mb: 1530000
         boot_id: 6f0f2c1e-1f0c-4b6a-8d3c-0d8d6f6c8a11
+        glibcxx: 3.4.30
+        glibcxx_reason: null
+        clock: {synchronized: true, source: chronyd, reason: null}
+        automatic_updates: {enabled: true, by: /etc/apt/apt.conf.d/20auto-upgrades}
+    ports:
+      description: Who listens on O(ports). Process, name and unit are null where nobody listens, or where it is not to be seen.
+      type: list
+      elements: dict
+      sample: [{port: 10002, listening: true, pid: 4711, name: python3, unit: ktransformers.service}]
     disks:
       description: The file systems of O(disk_paths), sizes in mebibytes.
       type: list
@@ -248,6 +266,7 @@ def main() -> None:
             "npu_smi_timeout": {"type": "int", "default": 20},
             "query_smi": {"type": "bool", "default": True},
             "disk_paths": {"type": "list", "elements": "path", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
         },
         supports_check_mode=True,
     )
@@ -256,6 +275,7 @@ def main() -> None:
         npu_smi_path=options.pop("npu_smi"),
         query=options.pop("query_smi"),
         disk_paths=tuple(options.pop("disk_paths")),
+        ports=tuple(options.pop("ports")),
         **options,
     )
     module.exit_json(changed=False, npu=npu)

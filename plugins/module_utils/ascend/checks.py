@@ -13,11 +13,11 @@ import os
 import stat
 from typing import Iterator
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import driver_checks, node, pci, records, run
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import driver_checks, node, pairings, pci, records, run
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import HDK_KINDS
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Plan, Roots
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import Runner, problem
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare, version_key
 
 _DRIVER_MIN_MB = 301  # the vendor refuses 300 (https://gitcode.com/cann/driver, env_check.sh)
 _UNPACKED = 4  # unpacked and installed together, as a multiple of the package
@@ -98,7 +98,9 @@ def _rights(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
         yield problem("root", f"the {plan.wish.kind} would be changed by uid {runner.uid}", "root", "run this task with become: true")
         return
     parent = node.existing_parent(roots.ascend)
-    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+    if not os.path.isdir(parent):
+        yield problem("no_folder", f"{parent} is no folder", f"a folder on the way to {roots.ascend}", f"move {parent} away, or choose another install_path")
+    elif os.statvfs(parent).f_flag & os.ST_RDONLY:
         yield problem("read_only", f"{parent} is on a file system that is mounted read-only", "a writable one", f"mount -o remount,rw {parent}")
     elif not os.access(parent, os.W_OK | os.X_OK):
         yield problem("unwritable", f"{parent} may not be written by uid {runner.uid}", "a writable install_path", "choose another one, or become root")
@@ -160,6 +162,20 @@ def _order(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
         )
 
 
+def _pairing(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
+    """A toolkit that was published with a newer HDK. In check mode a driver that will be there (wish.driver_version) counts as well."""
+    if plan.wish.kind != "toolkit" or plan.wish.state != "present" or plan.wanted is None:
+        return
+    drivers = [records.read_driver(roots.ascend, roots.etc)["version"], plan.wish.driver_version if runner.check_mode else None]
+    newest = max((driver for driver in drivers if driver), key=version_key, default=None)
+    pair = pairings.older_than_the_pair(plan.wanted, newest) if newest else None
+    if pair:
+        yield problem(
+            "pair_hdk", f"CANN {plan.wanted} was published with HDK {pair[0]} (driver {pair[1]}), this node has or gets driver {newest}",
+            f"driver {pair[1]} or newer", "choose driver and CANN of one stack (npu_stack), or upgrade driver and firmware first", "warning",
+        )
+
+
 def _record_elsewhere(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
     if plan.wish.kind in HDK_KINDS or plan.wish.state != "present" or runner.uid != 0:
         return
@@ -199,5 +215,6 @@ def refusals(plan: Plan, roots: Roots, runner: Runner) -> list[dict]:
         return remarks(plan, roots)
     return [
         *_eula(plan), *_fits(plan, roots, runner), *_downgrade(plan), *_file(plan, runner), *_rights(plan, roots, runner), *_space(plan, roots),
-        *_order(plan, roots, runner), *driver_checks.refusals(plan, roots, runner), *_record_elsewhere(plan, roots, runner), *_uninstaller(plan),
+        *_order(plan, roots, runner), *_pairing(plan, roots, runner), *driver_checks.refusals(plan, roots, runner),
+        *_record_elsewhere(plan, roots, runner), *_uninstaller(plan),
     ]

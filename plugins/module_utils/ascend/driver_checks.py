@@ -12,7 +12,7 @@ import os
 import shutil
 from typing import Iterator
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import info, node, records, run
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import info, node, pairings, records, run
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import HDK_KINDS
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Plan, Roots
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import Runner, problem
@@ -146,6 +146,7 @@ def _pairing(plan: Plan, roots: Roots) -> Iterator[dict]:
                 "upgrade the driver next, to the version of the same HDK", "warning",
             )
     else:
+        yield from _with_cann(wanted, roots)
         firmware = records.read_firmware(roots.ascend)
         pairs = firmware["compatible_drivers"]
         if pairs and not any(in_range(wanted, low, high) for low, high in pairs):
@@ -153,6 +154,17 @@ def _pairing(plan: Plan, roots: Roots) -> Iterator[dict]:
             yield problem(
                 "pair_driver", f"firmware {firmware['version']} works with drivers {known}", f"a firmware for driver {wanted}",
                 "upgrade the firmware first, to the version of the same HDK", "warning",
+            )
+
+
+def _with_cann(wanted: str, roots: Roots) -> Iterator[dict]:
+    """A driver that is older than the HDK of an installed CANN."""
+    for tree in records.read_cann(roots.ascend)["trees"]:
+        pair = pairings.older_than_the_pair(tree["version"], wanted) if tree["toolkit"] else None
+        if pair:
+            yield problem(
+                "pair_hdk", f"CANN {tree['version']} is installed, which was published with HDK {pair[0]} (driver {pair[1]})",
+                f"driver {pair[1]} or newer, not {wanted}", f"choose HDK {pair[0]}, or install the CANN that goes with driver {wanted}", "warning",
             )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import node, npu_smi, pci, reboot, records, run
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import node, npu_smi, pci, reboot, records, run, system
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import problem
 
 _SMI_PLACES = ("/usr/local/bin/npu-smi", "/usr/local/sbin/npu-smi")
@@ -71,9 +71,18 @@ def _module_loaded(proc_root: str) -> bool | None:
     return None if loaded is None else bool({"drv_pcie_host", "drv_vpcie"} & set(loaded))
 
 
+def _host(sysfs_root: str, proc_root: str, etc_root: str) -> dict:
+    version, reason = system.libstdcxx(etc_root)
+    return dict(
+        node.host(sysfs_root, proc_root, etc_root), glibcxx=version, glibcxx_reason=reason, clock=system.clock(proc_root, etc_root),
+        automatic_updates=system.automatic_updates(etc_root),
+    )
+
+
 def gather(
     sysfs_root: str = "/sys", proc_root: str = "/proc", dev_root: str = "/dev", etc_root: str = "/etc", ascend_root: str = "/usr/local/Ascend",
     state_dir: str = "/var/lib/npuops", npu_smi_path: str = "", npu_smi_timeout: float = 20, query: bool = True, disk_paths: tuple[str, ...] = (),
+    ports: tuple[int, ...] = (),
 ) -> dict:
     """The answer of module npu_info. Whatever cannot be read is None, with a reason beside it; nothing here raises for a broken node."""
     devices, reason = pci.scan(sysfs_root)
@@ -100,6 +109,7 @@ def gather(
         "problems": records.pairing_problems(driver, firmware, cann) + health_problems(smi["devices"]),
         "reboot_required": owed is not None,
         "reboot_reason": owed,
-        "host": node.host(sysfs_root, proc_root, etc_root),
+        "host": _host(sysfs_root, proc_root, etc_root),
+        "ports": system.listeners(ports, proc_root),
         "disks": [node.disk(path, proc_root) for path in disk_paths],
     }

@@ -23,7 +23,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.run im
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare
 
 _TAIL = 30
-_ERROR_LINE = re.compile(r"\[ERROR\]|ERR_NO|\berror\b|\bfail(ed|ure)?\b|mismatch|not exist|Unrecognized|not permi", re.IGNORECASE)
+_ERROR_LINE = re.compile(r"\[ERROR\]|ERR_NO|Error in |\berror\b|\bfail(ed|ure)?\b|mismatch|not exist|Unrecognized|not permi", re.IGNORECASE)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _REBOOT_LINE = re.compile(r"reboot (is )?needed|reboot now or after", re.IGNORECASE)
 _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,7 +40,9 @@ _REMEDIES = (
     (r"free space only|No space left", "make room on the disk"),
     (r"Check owner failed", "install the toolkit of the same version first, as the same user"),
     (r"already a process being executed", "wait until the other installation has ended"),
-    (r"checksum|Verifying archive integrity.*(fail|differ)|SHA256.*(differ|incorrect)", "the package is corrupted: send it again"),
+    # Not the line of each success, "SHA256 checksums are OK. All good."
+    (r"Error in (\w+ )?checksums?|checksums? .*(differ|incorrect|do not match)|Verifying archive integrity.*fail|Extraction failed|unexpected end of file",
+     "the package is corrupted: send it again"),
     (r"retry after uninstall and reboot", "uninstall, reboot and try again"),
     (r"23\.0\.RC1 driver package", "install driver 23.0.RC1 first, then this one"),
 )

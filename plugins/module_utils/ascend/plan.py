@@ -61,6 +61,7 @@ class Wish:
     signature_ca: str | None = None
     signature_ignore_time: bool = False
     npu_smi: str = ""
+    driver_version: str | None = None  # the driver that the node will have, for a judgement before it is there
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import glob
 import os
 import re
 
+from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import pairings
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.package import family
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import problem
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import in_range, version_key
@@ -25,14 +26,15 @@ _STEM = re.compile(r"\[([^\[\],]+)\]")
 # What only an installation leaves; the vendor's uninstaller may forget an empty folder.
 _DRIVER_TRACES = ("lib64", "tools", "script", "kernel", "version.info")
 _FIRMWARE_TRACES = ("script", "tools", "version.info")
+_PARTS = ("runtime", "compiler", "hccl", "opp", "opp_kernel", "toolkit", "aoe", "ncs")
 _KERNELS = os.path.join("opp", "built-in", "op_impl", "ai_core", "tbe", "kernel", "config")
 
 
-def read_text(path: str) -> tuple[str | None, str | None]:
+def read_text(path: str, limit: int | None = _LIMIT) -> tuple[str | None, str | None]:
     """A small file's text, or None and why it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(_LIMIT), None
+            return file.read(limit), None
     except OSError as exc:
         return None, f"{path}: {exc.strerror}"
 
@@ -112,6 +114,11 @@ def read_driver(ascend_root: str, etc_root: str = "/etc") -> dict:
         "record_reason": record_reason,
         "compatible_firmware": fits[0] if fits else None,
         "compatible_version": stems((info or {}).get("compatible_version")),
+        # ascendhal_version=7.35.23 and the like: what CANN's parts ask for by name.
+        "interfaces": [
+            {"name": key[: -len("_version")], "version": value} for key, value in sorted((info or {}).items())
+            if re.fullmatch(r"[a-z]+_version", key) and key not in ("compatible_version", "package_version")
+        ],
     }
 
 
@@ -201,6 +208,20 @@ def _registered(cfg: dict[str, str], part: str, version: str) -> bool:
     return not known or f":{version}]" in cfg.get(f"{part}_installed_version", "")
 
 
+def _asks(tree: str) -> tuple[list[dict], list[dict]]:
+    """What the parts of a tree ask of the driver, and what they ask of each other and don't get: lines required_* of their version.info files."""
+    infos = {part: read_pairs(os.path.join(folder, "version.info"))[0] or {} for part in _PARTS for folder in [_component(tree, part)] if folder}
+    driver, unmet = [], []
+    for part, info in infos.items():
+        for what, name, wanted in pairings.required(info):
+            found = infos.get(name, {}).get("Version")
+            if what == "driver":
+                driver.append({"part": part, "name": name, "wanted": wanted})
+            elif found and not pairings.satisfies(found, wanted):
+                unmet.append({"part": part, "name": name, "wanted": wanted, "found": found})
+    return driver, unmet
+
+
 def _kernels(tree: str, cfg: dict[str, str]) -> dict:
     """Kernels leave no record of their own kind before 8.5; what proves them is opp_kernel and the operators' index of each chip."""
     version = None
@@ -237,9 +258,10 @@ def read_tree(tree: str) -> dict:
         cfg = read_pairs(os.path.join(folder, "version.cfg"))[0] or {}
         if cfg:
             break
-    result = {"version": version, "path": tree}
+    result: dict = {"version": version, "path": tree}
     result.update(_toolkit(tree, cfg))
     result.update(_kernels(tree, cfg))
+    result["asks_of_driver"], result["unmet"] = _asks(tree)
     return result
 
 
@@ -343,13 +365,40 @@ def pairing_problems(driver: dict, firmware: dict, cann: dict) -> list[dict]:
                 "driver and firmware of one HDK", "install the driver that came with the firmware", "warning",
             ))
     for tree in cann["trees"]:
-        stem, other = _stem(driver["inner_version"]), _stem(tree["inner_version"])
-        told = bool(driver["compatible_version"] or tree["compatible_version"])
-        if stem and other and told and stem not in tree["compatible_version"] and other not in driver["compatible_version"]:
+        problems.extend(_tree_problems(driver, tree))
+    return problems
+
+
+def _tree_problems(driver: dict, tree: dict) -> list[dict]:
+    """What is wrong between one CANN tree and the driver, or within the tree. One line for each kind of trouble."""
+    problems = []
+    name, there = f"CANN {tree['version']}", driver["version"]
+    stem, other = _stem(driver["inner_version"]), _stem(tree["inner_version"])
+    told = bool(driver["compatible_version"] or tree["compatible_version"])
+    pair = pairings.older_than_the_pair(tree["version"], there) if there else None
+    if stem and other and told and stem not in tree["compatible_version"] and other not in driver["compatible_version"]:
+        problems.append(problem(
+            "pair_cann", f"{name} ({other}) and driver {there} ({stem}) name each other in neither's compatible_version",
+            "a driver that this CANN works with", "upgrade the driver to the HDK that goes with this CANN", "warning",
+        ))
+    elif pair:
+        problems.append(problem(
+            "pair_hdk", f"driver {there} is older than {pair[1]}, and {name} was published with HDK {pair[0]}", f"driver {pair[1]} or newer",
+            f"upgrade driver and firmware to HDK {pair[0]}", "warning",
+        ))
+    interfaces = {interface["name"]: interface["version"] for interface in driver["interfaces"]}
+    for ask in tree["asks_of_driver"]:
+        found = interfaces.get(ask["name"])
+        if found and not pairings.driver_satisfies(found, ask["wanted"]):
             problems.append(problem(
-                "pair_cann", f"CANN {tree['version']} ({other}) and driver {driver['version']} ({stem}) name each other in neither's compatible_version",
-                "a driver that this CANN works with", "upgrade the driver to the HDK that goes with this CANN", "warning",
+                "required_driver", f"{ask['part']} of {name} asks for {ask['name']} {ask['wanted']} of the driver, which has {found}",
+                "a driver with this interface", "upgrade the driver to the HDK that goes with this CANN",
             ))
+    for ask in tree["unmet"][:3]:
+        problems.append(problem(
+            "required_package", f"{ask['part']} of {name} asks for {ask['name']} {ask['wanted']}, which is {ask['found']}",
+            "parts of one release", f"install toolkit and kernels {tree['version']} again", "warning",
+        ))
     return problems
 
 

@@ -368,6 +368,36 @@ def test_pairs_that_do_not_work_together_are_warned_of(ready):
     }
 
 
+def test_the_table_of_pairs(ready):
+    ready.driver("24.1.0")
+    old = {
+        "pair_hdk": (
+            "warning",
+            "CANN 8.1.RC1 was published with HDK 25.0.RC1 (driver 25.0.rc1.1), this node has or gets driver 24.1.0",
+            "driver 25.0.rc1.1 or newer",
+            "choose driver and CANN of one stack (npu_stack), or upgrade driver and firmware first",
+        ),
+    }
+    assert problems(ready, wish(ready, TOOLKIT_PACKAGE)) == old
+    # A driver that this run will bring counts before it is there, and only then.
+    planned = wish(ready, TOOLKIT_PACKAGE, driver_version="25.0.rc1.1")
+    assert problems(ready, planned, replace(ROOT, check_mode=True)) == {}
+    assert problems(ready, planned) == old
+    ready.toolkit("8.3.RC1")
+    found = problems(ready, wish(ready, DRIVER_PACKAGE))["pair_hdk"]
+    assert found[:3] == (
+        "warning",
+        "CANN 8.3.RC1 is installed, which was published with HDK 25.3.RC1 (driver 25.3.rc1)",
+        "driver 25.3.rc1 or newer, not 25.0.rc1.1",
+    )
+
+
+def test_a_file_in_the_place_of_a_folder(ready):
+    path = ready.write("opt/file", "")
+    found = refusals(make(wish(ready, TOOLKIT_PACKAGE), replace(ready.roots, ascend=f"{path}/Ascend")), replace(ready.roots, ascend=f"{path}/Ascend"), ROOT)
+    assert [(one["id"], one["observed"]) for one in found] == [("ascend_no_folder", f"{path} is no folder")]
+
+
 def test_busy_npus(ready):
     ready.driver("25.0.rc1")
     ready.write("proc/4711/comm", "python3\n")

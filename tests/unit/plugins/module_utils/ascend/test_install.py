@@ -122,6 +122,21 @@ def test_firmware_that_did_nothing_owes_nothing(tree, before):
             "/var/log/x; install dkms, gcc, make and linux-headers-$(uname -r)",
             id="failed-late",
         ),
+        pytest.param(
+            1,
+            ("Verifying archive integrity...  100%   SHA256 checksums are OK. All good.", "[Driver] x [ERROR]something else"),
+            False,
+            "the driver installer returned 1, and no driver is there; it printed: [Driver] x [ERROR]something else",
+            id="a-whole-package-is-not-called-corrupted",
+        ),
+        pytest.param(
+            2,
+            ("Verifying archive integrity...  100%", "Error in SHA256 checksums: 1f is different from 2e"),
+            False,
+            "the driver installer returned 2, but no driver is there; it printed: Error in SHA256 checksums: 1f is different from 2e; "
+            "the package is corrupted: send it again",
+            id="corrupted",
+        ),
         pytest.param(3, (), False, "the driver installer returned 3, and no driver is there", id="silent"),
     ],
 )

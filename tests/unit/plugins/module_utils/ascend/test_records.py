@@ -25,6 +25,7 @@ def test_a_whole_driver(tree):
         "record_reason": None,
         "compatible_firmware": ["7.0.0", "7.7.99"],
         "compatible_version": ["V100R001C20", "V100R001C21"],
+        "interfaces": [],
     }
 
 
@@ -144,6 +145,8 @@ def test_the_old_layout(tree):
             "kernels": {"version": "8.1.RC1", "chips": ["910b"]},
             "kernels_state": "installed",
             "kernels_reason": None,
+            "asks_of_driver": [],
+            "unmet": [],
         }
     ]
 
