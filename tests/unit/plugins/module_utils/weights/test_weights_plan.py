@@ -347,6 +347,24 @@ def test_dynamic_attention(tmp_path):
     assert any(item["repair"] == "Export the attention static (msModelSlim without --dynamic)" for item in found.errors())
 
 
+def test_bf16_in_one_file_without_an_index(tmp_path):
+    config = json.loads((FIXTURES / "tiny-msmodelslim" / "w8a8" / "config.json").read_text())
+    model = parse_model(config, "")
+    tensors = {name: ("BF16", shape, None) for name, (_dtype, shape, _data) in builders.w8a8_tensors(model).items()
+               if name.endswith((".weight", "e_score_correction_bias"))}
+    (tmp_path / "bf16").mkdir()
+    (tmp_path / "bf16" / "config.json").write_text(json.dumps(config))
+    builders.write_safetensors(tmp_path / "bf16" / "model.safetensors", tensors)
+    builders.write_split_gguf(tmp_path / "gguf", builders.gguf_metadata(model), builders.gguf_tensors(model), 1)
+    found = merge.prepare(merge.Options(str(tmp_path / "bf16"), str(tmp_path / "gguf"), str(tmp_path / "out"), "bf16"))
+    assert (found.problems, found.halves.equal) == ([], 6)
+    assert found.plan.left_out == {"mtp": 26, "expert_weights": 18, "expert_scales": 0, "gguf_only": len(builders.gguf_tensors(model)) - 6}
+    merge.execute(found, merge.Progress())
+    assert len({tensor.name for tensor in found.plan.tensors()}) == 3 + 3 * 9 + 3 + 2 * 5 + 2 * 6
+    asked = merge.prepare(merge.Options(str(tmp_path / "bf16"), str(tmp_path / "gguf"), str(tmp_path / "out"), "bf16", engine="ktransformers"))
+    assert "engine_format" in [item["id"] for item in asked.errors()]
+
+
 def test_engine_problems_of_the_pairs_are_the_recorded_ones(tmp_path):
     """The recording's last line but two: with auto_map, float16 and rope_scaling added, the engine misses output_norm.bias."""
     for pair in ("tiny-a", "tiny-deepseek-v3"):
