@@ -8,12 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: report
-short_description: Print what is wanted and what was found on each node
+short_description: Print what is wanted and what was found on each node, or what the doctor found
 version_added: 1.0.0
 description:
   - Prints a table for each host from its variable C(npu_stages), which every role's verify entry fills.
   - Hosts without rows and stages that nobody reported are shown as such, so that a host which failed on the way is seen.
-  - Runs on the controller alone, without any remote call. It never fails; use RV(ok) to do so.
+  - Runs on the controller alone, without any remote call. It never fails for what it found; use RV(ok) to do so.
 options:
   hosts:
     description: Names of the hosts to report on.
@@ -25,6 +25,17 @@ options:
     type: list
     elements: str
     default: [NPU, HDK, CANN, Python, torch_npu, merged weights, graph sinking, KTransformers]
+  what:
+    description: V(stages) prints the table of stages, V(findings) what M(npuops.ktransformers.doctor) found, from C(npu_findings).
+    type: str
+    choices: [stages, findings]
+    default: stages
+  json:
+    description:
+      - File on the controller that gets the same for machines, a dictionary with C(ok), C(failures) and C(hosts). Empty writes none.
+      - Written whatever was found, in check mode too. It takes the place of an earlier one in one step.
+    type: str
+    default: ''
 attributes:
   action:
     description: Has a plugin that runs on the controller.
@@ -57,11 +68,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ok:
-  description: Whether every stage of every host is V(ok) or V(skipped).
+  description: Whether there are no RV(failures).
   returned: always
   type: bool
 failures:
-  description: The rows that are neither V(ok) nor V(skipped).
+  description: The rows that are neither V(ok) nor V(skipped), or the findings that are no mere warnings, each with its host.
   returned: always
   type: list
   elements: dict
@@ -78,6 +89,8 @@ LABELS = ["NPU", "HDK", "CANN", "Python", "torch_npu", "merged weights", "graph 
 ARGUMENT_SPEC = {
     "hosts": {"type": "list", "elements": "str", "required": True},
     "stages": {"type": "list", "elements": "str", "default": LABELS},
+    "what": {"type": "str", "choices": ["stages", "findings"], "default": "stages"},
+    "json": {"type": "str", "default": ""},
 }
 
 
