@@ -38,6 +38,13 @@ options:
   driver_path:
     description: Folder of the driver. The default is the folder C(driver) below O(ascend_root).
     type: path
+  imports:
+    description:
+      - Python modules that O(python) must be able to import in this environment, such as V(acl). One that fails is in RV(problems), with the missing path.
+      - Not tried where O(python) is not there.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Changes nothing, so check mode makes no difference.
@@ -55,6 +62,7 @@ EXAMPLES = r"""
   npuops.ktransformers.ascend_env_info:
     python: /opt/miniconda3/envs/py311/bin/python
     cxx_abi: 0
+    imports: [acl]
   register: cann_environment
 
 - name: Write it down for services and people
@@ -134,6 +142,7 @@ def main() -> None:
             "python": {"type": "path"},
             "extra": {"type": "dict", "default": {}},
             "driver_path": {"type": "path"},
+            "imports": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

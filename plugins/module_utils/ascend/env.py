@@ -111,9 +111,12 @@ def _missing_library(library: str, folders: list[str], home: str, what: str, rep
 
 def assemble(
     ascend_root: str = "/usr/local/Ascend", version: str = "latest", cxx_abi: int | None = None, python: str | None = None,
-    extra: dict[str, str] | None = None, driver_path: str | None = None, timeout: float = 120,
+    extra: dict[str, str] | None = None, driver_path: str | None = None, timeout: float = 120, imports: list[str] | None = None,
 ) -> dict:
-    """The answer of module ascend_env_info. Raises EnvironmentProblem when the vendor's scripts cannot be sourced."""
+    """The answer of module ascend_env_info; `imports` are tried with `python` where that is there.
+
+    Raises EnvironmentProblem when the vendor's scripts cannot be sourced.
+    """
     cann = records.read_cann(ascend_root)
     driver = driver_path or os.path.join(ascend_root, "driver")
     result: dict = {
@@ -158,13 +161,45 @@ def assemble(
     toolkit_home = environment.get("ASCEND_TOOLKIT_HOME") or environment.get("ASCEND_HOME_PATH")
     nnal_home = environment.get("ATB_HOME_PATH")
     tree = records.find_tree(cann, version) or {}
+    problems = _problems(ascend_root, driver, paths["LD_LIBRARY_PATH"], toolkit_home, nnal_home, tree.get("version"), cxx_abi)
+    if python and os.access(python, os.X_OK):
+        tried = [_import_problem(name, python, environment, driver, toolkit_home or ascend_root, timeout) for name in imports or []]
+        problems += [found for found in tried if found]
     result.update(
         found=True, reason=None, version=tree.get("version"), environment=environment, paths=paths, left_out=left_out,
         toolkit_home=toolkit_home, nnal_home=nnal_home,
-        problems=_problems(ascend_root, driver, paths["LD_LIBRARY_PATH"], toolkit_home, nnal_home, tree.get("version"), cxx_abi),
+        problems=problems,
         env_file=env_file(environment, f"Environment of CANN {tree.get('version')}"),
     )
     return result
+
+
+def _import_problem(name: str, python: str, environment: dict[str, str], driver: str, toolkit_home: str, timeout: float) -> dict | None:
+    """Why `import <name>` fails in this environment, naming the path that is missing; None when it works."""
+    home = os.environ.get("HOME") or "/"
+    outcome = run.capture([python, "-c", f"import {name}"], timeout, {"HOME": home, "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", **environment})
+    if outcome.rc == 0:
+        return None
+    lines = [line.strip() for line in outcome.output.splitlines() if line.strip()]
+    said = outcome.reason or (lines[-1] if lines else f"exit code {outcome.rc}")
+    observed, expected, repair = f"{python} says to import {name}: {said}", "no error", f"run npu-exec {python} -c 'import {name}' and look at all of it"
+    library = re.search(r"(\S+\.so[\w.]*): cannot open shared object file", said)
+    module = re.search(r"No module named '([^']+)'", said)
+    if library:
+        part = library.group(1)
+        known = [os.path.join(driver, folder) for folder in _DRIVER_LIBRARIES] + [os.path.join(toolkit_home, "lib64")]
+        lies = next((folder for folder in known if os.path.exists(os.path.join(folder, part))), None)
+        where = os.path.join(driver, "lib64", "driver") if re.match(r"lib(ascend_hal|drv|dcmi|c_sec|mmpa)", part) else os.path.join(toolkit_home, "lib64")
+        expected = f"{part} in {lies or where}" + (", and that folder in LD_LIBRARY_PATH" if lies else "")
+        brings = "the driver" if where.startswith(driver) else "the CANN toolkit"
+        repair = f"add {lies} to LD_LIBRARY_PATH (cann_env_extra)" if lies else f"install {brings} again"
+    elif module and module.group(1).split(".")[0] == name.split(".")[0]:
+        folder = os.path.join(toolkit_home, "python", "site-packages")
+        expected, repair = f"{os.path.join(folder, name.split('.')[0])}, and {folder} in PYTHONPATH", "install the CANN toolkit again"
+    elif module:
+        expected = f"package {module.group(1)} in the environment of {python}"
+        repair = "run the playbook with --tags conda_py311, which installs what CANN's Python parts need"
+    return _problem("ascend_env_import", observed, expected, repair)
 
 
 def _problems(

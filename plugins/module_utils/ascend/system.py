@@ -138,6 +138,6 @@ def listeners(ports: tuple[int, ...], proc_root: str = "/proc") -> list[dict]:
         pid = next((owners[inode] for inode in sorted(listening.get(port, ())) if inode in owners), None)
         name = (read_text(os.path.join(proc_root, str(pid), "comm"))[0] or "").strip() or None if pid else None
         groups = (read_text(os.path.join(proc_root, str(pid), "cgroup"))[0] or "") if pid else ""
-        unit = re.search(r"/([^/\s]+\.service)(?:/|$)", groups, re.MULTILINE)
-        answer.append({"port": port, "listening": port in listening, "pid": pid, "name": name, "unit": unit.group(1) if unit else None})
+        units = re.findall(r"/([^/\s]+\.service)(?=/|$)", groups, re.MULTILINE)
+        answer.append({"port": port, "listening": port in listening, "pid": pid, "name": name, "unit": units[-1] if units else None})
     return answer

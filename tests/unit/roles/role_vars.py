@@ -77,10 +77,11 @@ def npu(**changes) -> dict:
         "cann": {"latest": "8.1.RC1", "reason": None, "layout": "ascend-toolkit", "trees": [tree()]},
         "nnal": {"version": "8.1.RC1", "path": "/usr/local/Ascend/nnal/atb/8.1.RC1", "reason": None, "complete": True},
         "smi": {"available": True, "reason": None, "devices": [{"npu_id": number, "health": "OK"} for number in range(8)], "processes": []},
-        "reboot_required": False, "reboot_reason": None, "disks": [],
+        "reboot_required": False, "reboot_reason": None, "disks": [], "ports": [], "problems": [],
         "host": {
             "architecture": "aarch64", "kernel": "5.15.0-25-generic", "os_id": "ubuntu", "os_name": "Ubuntu", "os_version": "22.04",
-            "memory_total_mb": 1546000, "boot_id": "6f0f2c1e",
+            "memory_total_mb": 1546000, "boot_id": "6f0f2c1e", "glibc": "2.35", "glibcxx": "3.4.30",
+            "clock": {"synchronized": True, "source": "chronyd", "reason": None}, "automatic_updates": {"enabled": False, "by": None},
         },
     }
     for key, value in changes.items():

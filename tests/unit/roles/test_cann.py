@@ -69,6 +69,10 @@ def test_names_in_the_media(given, kernels):
         "cann-chip": "the chip of this node is not known: no NPU",
     }, id="unknown-chip"),
     pytest.param({"chip_family": None}, {"cann_packages": ["toolkit"]}, {}, id="no-kernels-wanted"),
+    pytest.param({"cann": {"latest": "8.2.RC1", "trees": [tree("8.2.RC1"), tree()]}}, {}, {
+        "cann-latest": "CANN 8.1.RC1 is installed, but /usr/local/Ascend/ascend-toolkit/latest stands for 8.2.RC1",
+    }, id="latest-is-another"),
+    pytest.param({"cann": {"latest": "8.2.RC1", "trees": [tree("8.2.RC1")]}}, {"cann_accept_eula": True}, {}, id="latest-will-be-ours"),
 ])
 def test_checks(node, given, failed):
     found = ROLE.failed("__cann_checks", npu_node=npu(**node), **given)
@@ -102,6 +106,27 @@ def test_row(node, environment, given, row):
     stage = ROLE.value("__cann_stage", npu_node=npu(**node), __cann_register_environment=environment, **{"cann_looked": True, **given})
     assert stage["label"] == "CANN"
     assert (stage["found"], stage["state"], stage["note"]) == row
+
+
+PAIR = {"id": "ascend_pair_hdk", "severity": "warning", "observed": "driver 24.1.0 is older than 25.0.rc1.1, and CANN 8.1.RC1 was published with HDK 25.0.RC1"}
+
+
+@pytest.mark.parametrize("problems, trees, told", [
+    ([PAIR], [tree()], [PAIR]), ([{**PAIR, "observed": "CANN 8.1.RC12 and others"}], [tree()], []), ([PAIR], [tree(toolkit_state="partial")], []),
+    ([{**PAIR, "id": "ascend_health", "observed": "CANN 8.1.RC1"}], [tree()], []),
+])
+def test_pairs_are_told_for_the_wanted_version_once(problems, trees, told):
+    assert ROLE.value("__cann_pairs", npu_node=npu(problems=problems, cann={"trees": trees})) == told
+
+
+@pytest.mark.parametrize("role", ["cann", "hdk"])
+@pytest.mark.parametrize("given, later", [
+    ({"ansible_run_tags": ["all"]}, False), ({"ansible_run_tags": ["all"], "npu_preflight_done": True}, True),
+    ({"ansible_run_tags": ["cann"], "npu_preflight_done": True}, False), ({"ansible_run_tags": ["cann", "ktransformers"], "npu_preflight_done": True}, True),
+    ({"ansible_run_tags": ["all"], "ansible_skip_tags": ["ktransformers"], "npu_preflight_done": True}, False),
+])
+def test_units_are_left_to_the_stage_that_starts_them(role, given, later):
+    assert Role(role).value(f"__{role}_served_later", **given) is later
 
 
 def test_files_are_seen_by_place_content_and_mode():

@@ -46,6 +46,45 @@ SICK = {"smi": {"devices": [{"npu_id": 0, "health": "OK"}, {"npu_id": 3, "health
         "host-family": ("/etc/os-release says alpine", "a system of the families Debian or RedHat"),
     }, id="unknown-family"),
     pytest.param({"host": {"os_id": "alpine"}}, {"host_scope": "user"}, {}, id="unknown-family-in-user-scope"),
+    pytest.param({"host": {"memory_total_mb": 500000}}, {"host_numa_copies": 2}, {
+        "host-memory": ("524 GB of memory", "800 GB of memory, where all routed experts stay (400 GB on each of 2 NUMA nodes)"),
+    }, id="memory-for-each-copy"),
+    pytest.param({"host": {"memory_total_mb": 1000000}}, {"host_numa_copies": "2"}, {}, id="memory-enough-for-two-copies"),
+    pytest.param({"host": {"glibc": "2.12", "glibcxx": "3.4.13"}}, {}, {
+        "host-glibc": ("glibc 2.12", "glibc 2.17 or newer, which the stack's wheels are built for"),
+        "host-glibcxx": ("the system's libstdc++ ends with GLIBCXX_3.4.13", "GLIBCXX_3.4.19 or newer"),
+    }, id="old-libraries"),
+    pytest.param({"host": {"glibc": "2.35", "glibcxx": "3.4.30"}}, {}, {}, id="new-libraries"),
+    pytest.param({"host": {"glibc": None, "glibcxx": None, "clock": {"synchronized": None, "reason": "unknown"}}}, {}, {}, id="nothing-known"),
+    pytest.param({"host": {"clock": {"synchronized": False, "reason": "the kernel says so, and no time service runs"}}}, {}, {
+        "host-clock": (
+            "the kernel says so, and no time service runs", "a clock that a time service keeps, so that certificates hold and logs of several nodes agree",
+        ),
+    }, id="clock"),
+    pytest.param({"host": {"automatic_updates": {"enabled": True, "by": "/etc/x"}}}, {}, {}, id="updates-will-be-switched-off"),
+    pytest.param({"host": {"automatic_updates": {"enabled": True, "by": "/etc/x"}}}, {"host_hold_updates": "false"}, {
+        "host-updates": ("the system updates itself (/etc/x)", "no automatic updates, for a new kernel takes the NPU driver's modules away"),
+    }, id="updates-stay-on"),
+    pytest.param({"host": {"automatic_updates": {"enabled": True, "by": "/etc/x"}}}, {"host_scope": "user"}, {
+        "host-updates": ("the system updates itself (/etc/x)", "no automatic updates, for a new kernel takes the NPU driver's modules away"),
+    }, id="updates-in-user-scope"),
+    pytest.param({"ports": [
+        {"port": 10002, "listening": True, "pid": 4711, "name": "web server", "unit": "nginx.service"},
+        {"port": 25565, "listening": True, "pid": 12, "name": None, "unit": None},
+    ]}, {}, {
+        "host-ports": (
+            "web server (process 4711) listens on port 10002, a process (process 12) listens on port 25565",
+            "ports 10002 and 25565 free, or held by ktransformers.service",
+        ),
+    }, id="ports"),
+    pytest.param({"ports": [
+        {"port": 10002, "listening": True, "pid": 4711, "name": "python3", "unit": "ktransformers.service"}, {"port": 25565, "listening": False, "pid": None},
+    ]}, {}, {}, id="our-own-ports"),
+    pytest.param({"ports": [{"port": 10002, "listening": True, "pid": None, "name": None, "unit": None}]}, {}, {
+        "host-ports-unknown": (
+            "somebody listens on port 10002, a process of another user or container", "ports 10002 and 25565 free, or held by ktransformers.service",
+        ),
+    }, id="ports-of-others"),
     pytest.param({}, {"host_become_error": "Missing sudo password"}, {
         "host-become": ("the user of this connection cannot become root: Missing sudo password", "root, which host_scope=system works with"),
     }, id="no-root"),
@@ -56,9 +95,36 @@ def test_judgement(node, given, failed):
     assert all(check["repair"] for check in found.values())
 
 
-def test_only_health_system_and_kernel_are_warnings():
+def test_only_what_does_not_stop_a_later_stage_is_a_warning():
     checks = ROLE.value("__host_checks", npu_node=npu())
-    assert {check["id"] for check in checks if check.get("severity") == "warning"} == {"host-health-warning", "host-system", "host-kernel"}
+    assert {check["id"] for check in checks if check.get("severity") == "warning"} == {
+        "host-health-warning", "host-system", "host-kernel", "host-glibcxx", "host-clock", "host-updates", "host-ports-unknown",
+    }
+
+
+DEB = ["os/ubuntu-22.04-aarch64/gcc_4%3a11.2.0_arm64.deb", "os/ubuntu-22.04-aarch64/linux-headers-5.15.0-25-generic_5.15.0-25.25_arm64.deb"]
+RPM = ["os/openeuler-22.03-aarch64/gcc-10.3.1-10.oe2203.aarch64.rpm", "os/openeuler-22.03-aarch64/kernel-devel-5.10.0-60.18.oe2203.aarch64.rpm"]
+
+
+@pytest.mark.parametrize("os_id, version, kernel, lines, files, unsupplied", [
+    pytest.param("ubuntu", "22.04", "5.15.0-25-generic", [], DEB, ["dkms"], id="ubuntu"),
+    pytest.param("ubuntu", "22.04", "5.15.0-25-generic", ["installed dkms"], DEB, [], id="ubuntu-all-there"),
+    pytest.param("ubuntu", "22.04", "5.15.0-25-generic", ["installed dkms"], [], ["gcc", "linux-headers-5.15.0-25-generic"], id="no-media"),
+    pytest.param("openEuler", "22.03", "5.10.0-60.18.oe2203.aarch64", [
+        "package gcc is not installed", "package dkms is not installed", "package kernel-devel-5.10.0-60.18.oe2203.aarch64 is not installed",
+    ], RPM, ["dkms"], id="openeuler"),
+])
+def test_packages_that_are_neither_installed_nor_in_the_media(os_id, version, kernel, lines, files, unsupplied):
+    given = {
+        "npu_node": npu(host={"os_id": os_id, "os_version": version, "kernel": kernel}), "host_packages": {"Debian": ["gcc", "dkms"], "RedHat": ["gcc", "dkms"]},
+        "__host_register_packages": {"stdout_lines": lines}, "__host_register_described": {"files": [{"name": name} for name in files]},
+    }
+    assert ROLE.value("__host_media_folder", **given) == f"os/{os_id.lower()}-{version}-aarch64/"
+    assert ROLE.value("__host_unsupplied", host_packages_source="media", **given) == unsupplied
+    assert ROLE.value("__host_unsupplied", host_packages_source="media", host_scope="user", **given) == []
+    assert ROLE.value("__host_unsupplied", **given) == []
+    found = ROLE.failed("__host_package_checks", host_packages_source="media", **given)
+    assert list(found) == (["host-packages"] if unsupplied else [])
 
 
 @pytest.mark.parametrize("os_id, family", [

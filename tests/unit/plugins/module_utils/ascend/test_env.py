@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 
 import pytest
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend import env
@@ -118,6 +119,59 @@ def test_each_missing_library_names_its_folder(tree):
             "install Ascend-cann-nnal_8.1.RC1",
         ),
     }
+
+
+def imports(tree, *names, python=sys.executable):
+    answer = env.assemble(tree.roots.ascend, cxx_abi=0, python=python, imports=list(names))
+    return [(problem["id"], problem["observed"], problem["expected"], problem["repair"]) for problem in answer["problems"]]
+
+
+ACL = "ascend-toolkit/8.1.RC1/python/site-packages/acl/__init__.py"
+
+
+def test_a_module_that_can_be_imported(whole):
+    whole.install(ACL, "import json\n")
+    whole.link("ascend-toolkit/latest/python", "../8.1.RC1/python")
+    assert imports(whole, "acl") == []
+
+
+def test_a_module_that_is_not_there(whole):
+    folder = f"{whole.ascend}/ascend-toolkit/latest/python/site-packages"
+    assert imports(whole, "acl") == [(
+        "ascend_env_import", f"{sys.executable} says to import acl: ModuleNotFoundError: No module named 'acl'", f"{folder}/acl, and {folder} in PYTHONPATH",
+        "install the CANN toolkit again",
+    )]
+
+
+@pytest.mark.parametrize("lines, expected, repair", [
+    pytest.param(
+        "raise ImportError('libascend_hal.so: cannot open shared object file: No such file or directory')",
+        "libascend_hal.so in {ascend}/driver/lib64/driver, and that folder in LD_LIBRARY_PATH",
+        "add {ascend}/driver/lib64/driver to LD_LIBRARY_PATH (cann_env_extra)", id="a-library-beside-the-path",
+    ),
+    pytest.param(
+        "raise ImportError('libc_sec.so.1: cannot open shared object file: No such file or directory')",
+        "libc_sec.so.1 in {ascend}/driver/lib64/driver", "install the driver again", id="a-library-of-the-driver",
+    ),
+    pytest.param(
+        "raise ImportError('libge_runner.so: cannot open shared object file: No such file or directory')",
+        "libge_runner.so in {ascend}/ascend-toolkit/latest/lib64", "install the CANN toolkit again", id="a-library-of-the-toolkit",
+    ),
+    pytest.param(
+        "import decorator_that_is_missing", "package decorator_that_is_missing in the environment of {python}",
+        "run the playbook with --tags conda_py311, which installs what CANN's Python parts need", id="a-package-of-tbe",
+    ),
+    pytest.param("raise RuntimeError('x')", "no error", "run npu-exec {python} -c 'import acl' and look at all of it", id="something-else"),
+])
+def test_a_module_that_cannot_be_imported_names_the_missing_path(whole, lines, expected, repair):
+    whole.install(ACL, lines + "\n")
+    whole.link("ascend-toolkit/latest/python", "../8.1.RC1/python")
+    names = {"ascend": whole.ascend, "python": sys.executable}
+    assert [found[2:] for found in imports(whole, "acl")] == [(expected.format(**names), repair.format(**names))]
+
+
+def test_a_python_that_is_not_there_yet_is_not_tried(whole):
+    assert imports(whole, "acl", python=f"{whole.root}/opt/python") == []
 
 
 def test_an_abi_that_the_script_does_not_take(whole):

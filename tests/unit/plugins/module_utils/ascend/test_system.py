@@ -96,7 +96,7 @@ def test_who_listens(tree):
     tree.write("proc/net/tcp", HEAD + LINE.format(address="0100007F:2712", state="0A", inode=77) + LINE.format(address="0100007F:63DD", state="01", inode=78))
     tree.write("proc/net/tcp6", HEAD + LINE.format(address="00000000000000000000000000000000:1F90", state="0A", inode=79) + "garbage\n")
     tree.write("proc/4711/comm", "python3\n")
-    tree.write("proc/4711/cgroup", "0::/system.slice/ktransformers.service\n")
+    tree.write("proc/4711/cgroup", "0::/user.slice/user@1000.service/app.slice/ktransformers.service\n")
     (tree.root / "proc/4711/fd").mkdir()
     os.symlink("socket:[77]", tree.root / "proc/4711/fd/3")
     os.symlink("/dev/null", tree.root / "proc/4711/fd/0")
