@@ -116,7 +116,8 @@ RPM = ["os/openeuler-22.03-aarch64/gcc-10.3.1-10.oe2203.aarch64.rpm", "os/openeu
 ])
 def test_packages_that_are_neither_installed_nor_in_the_media(os_id, version, kernel, lines, files, unsupplied):
     given = {
-        "npu_node": npu(host={"os_id": os_id, "os_version": version, "kernel": kernel}), "host_packages": {"Debian": ["gcc", "dkms"], "RedHat": ["gcc", "dkms"]},
+        "npu_node": npu(host={"os_id": os_id, "os_version": version, "kernel": kernel}),
+        "host_packages": {"Debian": ["gcc", "dkms"], "RedHat": ["gcc", "dkms"]},
         "__host_register_packages": {"stdout_lines": lines}, "__host_register_described": {"files": [{"name": name} for name in files]},
     }
     assert ROLE.value("__host_media_folder", **given) == f"os/{os_id.lower()}-{version}-aarch64/"
