@@ -275,8 +275,9 @@ def fetch(module, dest, job_dir):
         return seen(here, status)
     if module.check_mode:
         room = folder.too_little_room(dest, params["expected_bytes"] - folder.own_bytes(dest), params["reserve_mb"] * 1000000)
-        if room and status["state"] != "running":
-            module.fail_json(msg=room + ".", **seen(here, status))
+        problems = folder.in_the_way(dest) + ([room] if room and status["state"] != "running" else [])
+        if problems:
+            module.fail_json(msg="; ".join(problems) + ".", **seen(here, status))
         return seen(here, status, changed=True)
     if not params["urls"]:
         module.fail_json(msg=f"{here.reasons[0]}, and urls names no server to receive the weights from.", **seen(here, status))
@@ -293,7 +294,7 @@ def fetch(module, dest, job_dir):
     now = folder.look(dest, params["plan"])
     if status["state"] == "running":
         return seen(now, status, changed=True, reasons=here.reasons)
-    return final(module, now._replace(reasons=now.reasons or []), status, here.reasons)
+    return final(module, now, status, here.reasons)
 
 
 def final(module, here, status, reasons=None):
@@ -304,9 +305,6 @@ def final(module, here, status, reasons=None):
     if status["state"] == "done":
         result.update(status["result"] or {}, files=here.files, bytes=here.bytes, plan=here.plan)
         job.reset(status["folder"])  # it has been told: the next call looks at the folder itself
-        for name in ("log", "log.previous"):
-            if os.path.lexists(os.path.join(status["folder"], name)):
-                os.unlink(os.path.join(status["folder"], name))
     if reasons is not None:
         result["reasons"] = reasons
     return result

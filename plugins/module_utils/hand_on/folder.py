@@ -110,6 +110,16 @@ def foreign_weights(dest: str, own: t.Mapping[str, manifest.Record]) -> t.List[s
     return [name for name in manifest.foreign_files(dest, None, dict(own)) if name.endswith(".safetensors")] if os.path.isdir(dest) else []
 
 
+def in_the_way(dest: str) -> t.List[str]:
+    """In words, what in `dest` can't stay there, as far as can be said before the source is asked (whose files begin with npuops-)."""
+    foreign = [name for name in foreign_weights(dest, manifest.load_records(dest)) if not os.path.basename(name).startswith("npuops-")]
+    return [foreign_words(dest, foreign)] if foreign else []
+
+
+def foreign_words(dest: str, foreign: t.Sequence[str]) -> str:
+    return f"{dest} holds safetensors files that do not belong to the merge: {shortened(foreign)}; the engine would read them, so move them away"
+
+
 def compare(dest: str, wanted: Wanted) -> t.Tuple[t.Dict[str, manifest.Record], t.Dict[str, str]]:
     """(records of files that are there, name → why in words for those that are missing, short or different)."""
     records = manifest.load_records(dest)

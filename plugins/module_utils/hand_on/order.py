@@ -43,11 +43,3 @@ def _above(line: t.List[str], place: int, roots: int, fanout: int) -> t.List[str
     others = line[:place] + line[place + 1 : roots]
     return [*dict.fromkeys([*ancestors[:_ANCESTORS], ancestors[-1], *others])]
 
-
-def servers(order: t.Mapping[str, t.Sequence[str]]) -> t.List[str]:
-    """Hosts that must serve for a tree: those that have merged, and every parent."""
-    return [*dict.fromkeys(name for above in order.values() for name in (above[0], *_roots(above, order)))]
-
-
-def _roots(above: t.Sequence[str], order: t.Mapping[str, t.Sequence[str]]) -> t.List[str]:
-    return [name for name in above if name not in order]

@@ -128,9 +128,7 @@ class Receiver:
         known = dict(manifest.load_records(dest), **wanted.records)
         foreign = folder.foreign_weights(dest, known)
         if foreign:
-            raise HandOnError(
-                f"{dest} holds safetensors files that do not belong to the merge: {shortened(foreign)}; the engine would read them, so move them away"
-            )
+            raise HandOnError(folder.foreign_words(dest, foreign))
         folder.clear(dest, wanted, kept)
         self._todo = {name: wanted.records[name] for name in missing}
         self._total = sum(record.size for record in self._todo.values())
