@@ -15,17 +15,17 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Pattern, Seque
 from ansible_collections.npuops.ktransformers.plugins.module_utils import engine_output
 
 Finding = Dict[str, Any]
-# An entry that comes after every other error: what people notice first and what is repaired last.
+# after=ANY: what comes of any other error. It is noticed first and repaired last.
 ANY = ("*",)
-LAST = ("service-down", "smoke-failed")
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What shows that a failure is there, and the remedy where the info module knows a better one than the table."""
+    """What shows that a failure is there; remedy and severity where the info module knows better than the table."""
 
     observed: str
     remedy: Optional[str] = None
+    severity: Optional[str] = None
 
 
 Signs = Union[None, str, Sign, Iterable[Union[str, Sign]]]
@@ -74,7 +74,7 @@ class Seen:
 
     def problems(self, part: str, *names: str) -> List[Sign]:
         """What an info module says under these ids (all without names)."""
-        return [Sign(expected(item), item.get("repair")) for item in self(part, []) if not names or item.get("id") in names]
+        return [Sign(expected(item), item.get("repair"), item.get("severity")) for item in self(part, []) if not names or item.get("id") in names]
 
     def logs(self) -> Dict[str, str]:
         """The texts that count: of what failed last, and is not repaired since. Also what import torch_npu and npu-smi said."""
@@ -106,16 +106,31 @@ def _as_signs(found: Signs) -> List[Sign]:
     return [item if isinstance(item, Sign) else Sign(item) for item in items]
 
 
+def _signs_of(known: Known, seen: Seen) -> List[Sign]:
+    """A sign that cannot be looked for hides no other: it is told itself."""
+    try:
+        return _as_signs(known.signs(seen))
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as exc:
+        return [Sign(f"could not be looked for: {type(exc).__name__}: {exc}", "report this with the output of -vvv")]
+
+
 def _finding(name: str, stage: str, observed: str, cause: str, remedy: str, source: str, severity: str = "error",
              follows: Optional[str] = None) -> Finding:
     return {"id": name, "stage": stage, "severity": severity, "observed": _line(observed), "cause": _line(cause), "remedy": _line(remedy),
             "source": source, "follows": follows}
 
 
-def _follows(known: Known, found: Sequence[Finding], present: Iterable[str]) -> Optional[str]:
+def _follows(known: Known, found: Sequence[Finding]) -> Optional[str]:
+    """What it comes from, as far back as that is known."""
     if known.after == ANY:
         return next((item["id"] for item in found if item["severity"] == "error" and item["id"] != known.id), None)
-    return next((name for name in known.after if name in present), None)
+    by_id = {item["id"]: item for item in found}
+    name = next((name for name in known.after if name in by_id and name != known.id), None)
+    return by_id[name]["follows"] or name if name else None
+
+
+def _first(found: Sequence[Finding]) -> Optional[str]:
+    return next((item["id"] for item in found if item["severity"] == "error"), None)
 
 
 def _line(text: Any) -> str:
@@ -129,14 +144,19 @@ def judge(data: Dict[str, Any], table: Sequence[Known]) -> List[Finding]:
         return [_finding("unreachable", "-", seen("errors.connection"), "the node does not answer, so nothing is known of it",
                          "look at the network, the SSH service and the host's entry in the inventory, then run the doctor again", "this run")]
     found: List[Finding] = []
-    for known in table:
-        present = {item["id"] for item in found}
-        for sign in _as_signs(known.signs(seen)):
-            follows = _follows(known, found, present)
-            found.append(_finding(known.id, known.stage, sign.observed, known.cause, sign.remedy or known.remedy, known.source, known.severity, follows))
+    _look_for([known for known in table if known.after != ANY], seen, found)
     found += _unexplained(seen, table, found)
     found += _logs(seen, found)
+    _look_for([known for known in table if known.after == ANY], seen, found)
     return found + _rows(seen, found)
+
+
+def _look_for(table: Sequence[Known], seen: Seen, found: List[Finding]) -> None:
+    """Add to `found` what these entries see."""
+    for known in table:
+        for sign in _signs_of(known, seen):
+            found.append(_finding(known.id, known.stage, sign.observed, known.cause, sign.remedy or known.remedy, known.source,
+                                  sign.severity or known.severity, _follows(known, found)))
 
 
 def _unexplained(seen: Seen, table: Sequence[Known], found: Sequence[Finding]) -> List[Finding]:
@@ -148,6 +168,9 @@ def _unexplained(seen: Seen, table: Sequence[Known], found: Sequence[Finding]) -
     told = {item["observed"] for item in found}
     for part, stage in parts:
         for item in seen(part, []):
+            # Of the weights the table tells all errors, by remedy.
+            if part.startswith("weights.") and item.get("severity") == "error":
+                continue
             if item.get("id") not in explained and _line(expected(item)) not in told:
                 more.append(_finding(str(item.get("id")), stage, str(item.get("observed")), f"expected {item.get('expected')}",
                                      item.get("repair") or f"run the playbook with --tags {stage}", "what the node itself says",
@@ -163,9 +186,8 @@ def _logs(seen: Seen, found: Sequence[Finding]) -> List[Finding]:
             continue
         pattern, cause = next(((pattern, cause) for pattern, cause in engine_output.CAUSES if pattern.search(text)), (None, None))
         if pattern and cause and not any(pattern.search(item["observed"]) for item in found):
-            follows = next((item["id"] for item in found if item["severity"] == "error" and item["id"] not in LAST), None)
             more.append(_finding("engine-log", "ktransformers", f"{name} says: {_matching(text, pattern)}", cause.cause, cause.remedy,
-                                 "module_utils/engine_output.py", follows=follows))
+                                 "module_utils/engine_output.py", follows=_first(found)))
     return more
 
 
@@ -185,7 +207,7 @@ def _rows(seen: Seen, found: Sequence[Finding]) -> List[Finding]:
             continue
         observed = f"{row.get('label')}: {row.get('state')}, wanted {row.get('wanted')}, found {row.get('found')}"
         more.append(_finding(f"stage-{stage}", stage, observed, row.get("note") or "it is not as the inventory wants it",
-                             f"run the playbook with --tags {stage}", "what the stage says of itself"))
+                             f"run the playbook with --tags {stage}", "what the stage says of itself", follows=_first(found)))
     return more
 
 

@@ -16,7 +16,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.doctor import
 # What makes the NPU unreachable for every program; most of what programs say then is a consequence.
 NPU = ("no-npu", "reboot-owed", "driver-missing", "kernel-changed", "driver-not-loaded", "dcmi-8005", "npu-smi-silent", "device-rights")
 CANN = ("cann-missing", "cann-incomplete", "wrong-latest", "npu-env-missing", "npu-env-stale")
-IMPORT = NPU + CANN + ("libhccl", "libascend_hal", "nnal-missing", "cxx-abi", "glibcxx", "numpy-2", "python-pins", "transformers-pin", "torch_npu-missing")
+IMPORT = ("libascend_hal", "libhccl", "nnal-missing", "cxx-abi", "glibcxx", "numpy-2", "python-pins", "torch_npu-missing") + CANN
 
 VENDOR = "https://gitcode.com/cann/driver and reports of users"
 GUIDE = "the deployment guide"
@@ -56,9 +56,9 @@ def _driver_not_loaded(seen: Seen) -> Signs:
 
 def _driver_old(seen: Seen) -> Signs:
     found, wanted = seen("node.driver.version"), seen("wanted.driver_version")
-    signs: List[Any] = seen.problems("node.problems", "ascend_pair_cann")
+    signs: List[Any] = seen.problems("node.problems", "ascend_pair_cann", "ascend_pair_hdk")
     if found and wanted and compare(found, wanted) < 0:
-        signs.append(f"driver {found} is installed, the stack wants {wanted}")
+        signs.insert(0, f"driver {found} is installed, the stack wants {wanted}")
     return signs or seen.said(r"\b5070(08|33)\b")
 
 
@@ -86,8 +86,9 @@ def _busy(seen: Seen) -> Signs:
 
 def _disk_full(seen: Seen) -> Signs:
     limit = seen("wanted.free_mb", 1024)
-    return [f"{disk['path']} has {disk['free_mb']} MB and {disk['free_inodes']} files left, {limit} MB are wanted"
-            for disk in seen("facts.disks", []) if disk["free_mb"] < limit or disk["free_inodes"] == 0]
+    full = [f"{disk['path']} has {disk['free_mb']} MB and {disk['free_inodes']} files left" for disk in seen("facts.disks", [])
+            if disk["free_mb"] < limit or disk["free_inodes"] == 0]
+    return f"{'; '.join(full)}; {limit} MB are wanted" if full else None
 
 
 def _tree(seen: Seen) -> Dict[str, Any]:
@@ -178,8 +179,7 @@ def _numpy(seen: Seen) -> Signs:
 
 def _pins(seen: Seen) -> Signs:
     special = ("numpy", "setuptools", "transformers", "tokenizers")
-    differ = [f"{item['name']} {item['found'] or 'is missing'}, wanted {item['wanted']}" for item in seen("python.differences", [])
-              if item["name"] not in special]
+    differ = [words for item in seen("python.differences", []) if item["name"] not in special for words in _difference(item["name"])(seen)]
     return "; ".join(differ + [str(words) for words in seen("python.env.broken", [])]) or None
 
 
@@ -217,16 +217,24 @@ def _partly(seen: Seen) -> Signs:
 
 
 def _weights_engine(seen: Seen) -> Signs:
-    return [Sign(expected(item), item.get("repair")) for item in seen("weights.engine_problems", []) if item.get("severity") == "error"]
+    """One sign for each remedy. What an incomplete folder lacks, and its damaged files, are told by other entries."""
+    by_remedy: Dict[str, List[str]] = {}
+    for item in seen("weights.engine_problems", []):
+        told = item.get("id") == "engine_file_unreadable" or item.get("id") == "engine_tensor_missing" and not seen("weights.merged.complete")
+        if item.get("severity") == "error" and not told:
+            by_remedy.setdefault(item.get("repair") or "", []).append(expected(item))
+    return [Sign(words[0] + (f" (and {len(words) - 1} more)" if len(words) > 1 else ""), remedy or None) for remedy, words in by_remedy.items()]
 
 
 def _runtime(upgraded: bool):
     def signs(seen: Seen) -> Signs:
-        if not seen.looked("runtime") or seen("runtime.verdict", "ok") == "ok" or not seen("runtime.found"):
+        if not seen.looked("runtime") or seen("runtime.verdict", "ok") == "ok":
             return None
         is_new = seen("runtime.state_before") == "pristine" and bool(seen("runtime.kept"))
         words = seen("runtime.refusal") or seen("runtime.reason") or seen("runtime.words")
-        return words if is_new is upgraded else None
+        remedy = seen("runtime.found") and seen("runtime.refusal") and (
+            "find out who put it there; then --tags cann with cann_force: true, which brings CANN's own back, and --tags npu_graph_sink")
+        return Sign(words, remedy or None) if is_new is upgraded else None
     return signs
 
 
@@ -297,7 +305,7 @@ TABLE: Tuple[Known, ...] = (
           lambda seen: seen.problems("node.problems", "ascend_pair_firmware", "ascend_pair_driver"), "compatible_version lines of both version.info",
           explains=("ascend_pair_firmware", "ascend_pair_driver"), severity="warning"),
     Known("driver-cann-pairing", "hdk", "the driver is older than CANN or the stack wants", "take both from one stack: --tags hdk,cann", _driver_old,
-          "https://github.com/vllm-project/vllm-ascend/issues/3190", ("driver-missing",), explains=("ascend_pair_cann",)),
+          "https://github.com/vllm-project/vllm-ascend/issues/3190", ("driver-missing",), explains=("ascend_pair_cann", "ascend_pair_hdk")),
     Known("dcmi-8005", "hdk", "the driver does not answer: not loaded, a reboot is owed, or the device nodes are closed to this user",
           "reboot; then look at the group of /dev/davinci*", lambda seen: seen.said(r"ret is -8005"),
           "https://github.com/vllm-project/vllm-ascend/issues/2698", ("no-npu", "reboot-owed", "driver-missing", "kernel-changed", "driver-not-loaded")),
@@ -332,6 +340,9 @@ TABLE: Tuple[Known, ...] = (
           "start the program with npu-exec; is the driver below ascend_root? --tags hdk, then --tags cann",
           _library("libascend_hal.so", "ascend_env_libascend_hal"), GUIDE, ("driver-missing", "npu-env-missing", "npu-env-stale"),
           explains=("ascend_env_libascend_hal",)),
+    Known("cann-import", "cann", "the environment's Python cannot import CANN's own packages", "run --tags cann",
+          lambda seen: seen.problems("environment.problems", "ascend_env_import"), "import acl",
+          ("libascend_hal", "libhccl", "nnal-missing", "python-missing") + CANN, explains=("ascend_env_import",)),
     Known("cxx-abi", "cann", "NNAL's library is for the other C++ ABI than torch", "set cann_cxx_abi to that of torch (0 for torch 2.3.1), then --tags cann",
           lambda seen: seen.problems("environment.problems", "ascend_env_cxx_abi") + seen.problems("torch_npu.problems", "torch_npu-abi")
           or seen.said(r"undefined symbol: \w*cxx11"),
@@ -363,7 +374,7 @@ TABLE: Tuple[Known, ...] = (
           "`git lfs pull` in the folder it came from, or download the file; then --tags weights_merge", _weights_text("LFS"),
           "https://github.com/deepseek-ai/DeepSeek-V3/issues/557"),
     Known("weights-damaged", "weights_merge", "a weight file was cut short or changed", "bring the file again, then --tags weights_merge",
-          _weights_text(r"cut short|ends at byte|[Bb]ring the file again|bytes, (expected|not)|changed since|has \d+ bytes"), "the headers of the files",
+          _weights_text(r"cut short|ends at byte|[Bb]ring the file again"), "the headers of the files",
           ("weights-lfs-pointer",)),
     Known("weights-unmerged", "weights_merge", "the engine's folder does not hold merged weights", "run --tags weights_merge", _unmerged, GUIDE,
           ("weights-lfs-pointer", "weights-damaged")),
@@ -374,7 +385,7 @@ TABLE: Tuple[Known, ...] = (
     Known("libruntime-upgraded", "npu_graph_sink", "an upgrade or repair of CANN put its own libruntime.so back", "run --tags npu_graph_sink",
           _runtime(True), GUIDE),
     Known("libruntime-wrong", "npu_graph_sink", "libruntime.so is not the one that graph sinking needs", "run --tags npu_graph_sink",
-          _runtime(False), GUIDE, ("cann-missing",)),
+          _runtime(False), GUIDE, ("cann-missing", "cann-incomplete", "wrong-latest")),
     Known("capture-plugin", "npu_graph_sink", "graph mode is on, and its plugin libgraph_capture cannot be imported",
           "get it with the engine's source tree (npu_graph_so_path), or set ktransformers_use_cuda_graph: false", _capture, "util/npu_graph.py of the engine"),
     Known("optimize-rule", "ktransformers", "the rule file that says which module runs where is not there",
@@ -387,11 +398,11 @@ TABLE: Tuple[Known, ...] = (
     Known("memory-numa", "ktransformers", "built with USE_NUMA the engine copies the experts to every NUMA node",
           "take USE_NUMA out of ktransformers_build_environment (0 counts as on), then --tags ktransformers", _numa, "moe.cpp of the engine", ("memory",)),
     Known("engine-not-built", "ktransformers", "KTransformers is not in the environment as it should be", "run --tags ktransformers", _not_built,
-          "the build's own record", ("python-missing", "torch_npu-missing")),
+          "the build's own record", ("python-missing", "torch_npu-missing", "cann-missing", "cann-incomplete", "wrong-latest", "libruntime-upgraded")),
     Known("ktransformersops", "ktransformers", "torch_npu could not be imported or saw no NPU, and the engine fell back to CUDA",
           "`npu-exec python -c 'import torch_npu; print(torch_npu.npu.is_available())'` tells which; then --tags ktransformers tries again",
           lambda seen: seen.said(r"No module named '?KTransformersOps"), "custom_loader.py of the engine",
-          IMPORT + ("torch_npu-import", "torch_npu-devices")),
+          NPU + IMPORT + ("torch_npu-import", "torch_npu-devices")),
     Known("service-down", "ktransformers", "the service does not run", "mend what is named above, then --tags ktransformers (or systemctl start ktransformers)",
           _service, "systemd", ANY),
     Known("smoke-failed", "ktransformers", "the model did not answer when it was asked last", "mend what is named above, then --tags ktransformers asks again",
