@@ -8,8 +8,6 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.integration.nodes import CHECKOUT, Node
 
 FIXTURES = CHECKOUT / "tests" / "fixtures" / "weights"
@@ -47,7 +45,8 @@ def shard(folder: Path) -> Path:
 
 
 def test_an_inventory_that_is_not_there(bare_node: Node):
-    refused(bare_node, inventory="/nonexistent/inventory", says=[r"No host of the inventory matches 'npu'|nonexistent", r"cp -r inventories/example inventory|inventory"])
+    # inventory_unparsed_failed makes Ansible itself refuse it, where it would go on with no host at all.
+    refused(bare_node, inventory="/nonexistent/inventory", says=[r"/nonexistent/inventory"])
 
 
 def test_an_inventory_without_the_group(bare_node: Node, tmp_path: Path):
@@ -111,7 +110,7 @@ def test_overlapping_offsets(bare_node: Node):
         header = json.loads(raw[8 : 8 + length])
         first, second = sorted((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])[:2]
         header[second]["data_offsets"][0] -= 1
-        text = json.dumps(header).encode().ljust(length) if len(json.dumps(header)) <= length else json.dumps(header, separators=(",", ":")).encode().ljust(length)
+        text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
         victim.chmod(0o600)
         victim.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
         refused(bare_node, says=[re.escape(victim.name), "overlap|offset"])
