@@ -42,16 +42,20 @@ class Node:
     def path(self) -> Path:
         return self.root / "node"
 
-    def play(self, *arguments: str, playbook: str | Path = "site.yml", inventory: str | Path = INVENTORY) -> Run:
+    def play(
+        self, *arguments: str, playbook: str | Path = "site.yml", inventory: str | Path = INVENTORY, extra: dict[str, str] | None = None, umask: int = -1
+    ) -> Run:
+        """Run a playbook; `extra` are more variables of the environment, `umask` that of a hardened computer."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         environment |= {
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_HOME": str(self.root / "ansible-home"),
             "ANSIBLE_NOCOLOR": "1",
             "COLUMNS": "400",
+            **(extra or {}),
         }
         command = [str(Path(sys.executable).parent / "ansible-playbook"), str(playbook), "-i", str(inventory), "-e", f"rehearsal_root={self.root}", *arguments]
-        done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=900, check=False, umask=umask)
         return Run(done.returncode, done.stdout + done.stderr)
 
     def snapshot(self) -> dict[str, str]:
@@ -69,6 +73,7 @@ class Node:
         return found
 
 
-def simulate(root: Path) -> Node:
-    subprocess.run([sys.executable, str(CHECKOUT / "tests" / "simulator" / "build.py"), "--root", str(root)], check=True, capture_output=True, text=True)
+def simulate(root: Path, *options: str) -> Node:
+    command = [sys.executable, str(CHECKOUT / "tests" / "simulator" / "build.py"), "--root", str(root), *options]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     return Node(root)

@@ -37,7 +37,7 @@ _REMEDIES = (
     (r"nodes are occupied|has used by", "stop the programs and containers that use the NPUs, or set force: true"),
     (r"Arch mismatch|architecture .* inconsistent|arch .* not consistent", "use the package for this node's architecture"),
     (r"environment is not match", "use the package for this node's chip"),
-    (r"free space only|No space left", "make room on the disk"),
+    (r"free space (only|of)|No space left|Not enough space left", "make room on the disk"),
     (r"Check owner failed", "install the toolkit of the same version first, as the same user"),
     (r"already a process being executed", "wait until the other installation has ended"),
     # Not the line of each success, "SHA256 checksums are OK. All good."
