@@ -19,3 +19,6 @@ class ActionModule(LongWork):
     def status_args(self, args: Dict) -> Dict:
         del args
         return {"show_errors": [r"(?!)"]}  # the module's own error names the cause; no line of the log is to stand before it
+
+    def result(self, module_name: str, args: Dict, first: Dict, state: Dict, task_vars: Dict) -> Dict:
+        return super().result(module_name, dict(args, again=False), first, state, task_vars)

@@ -31,7 +31,7 @@ options:
     description: Port of the server. Give this or O(command).
     type: int
   model:
-    description: The name that the request gives. The engine does not look at it.
+    description: The name of the model that the server has to offer.
     type: str
     default: DeepSeek-R1
   unit:
@@ -62,6 +62,10 @@ options:
     type: list
     elements: str
     required: true
+  again:
+    description: Ask although the answer is known, because the server was started again.
+    type: bool
+    default: false
   job_dir:
     description: Folder on the node for the log and the result.
     type: path
@@ -140,11 +144,23 @@ def work_for(module):
     def output(command):
         return smoke.subprocess.run(command, stdout=smoke.subprocess.PIPE, stderr=smoke.subprocess.STDOUT, check=False).stdout.decode("utf-8", "replace")
 
+    def unit():
+        shown = output([systemctl, "show", params["unit"], "--property=ActiveState,SubState,NRestarts,InvocationID"]) if systemctl else ""
+        return dict(line.partition("=")[::2] for line in shown.splitlines())
+
+    restarts = unit().get("NRestarts")
+
     def alive():
-        return not systemctl or output([systemctl, "is-active", params["unit"]]).strip() in ("active", "activating", "reloading")
+        state = unit()
+        # systemd would go on starting it again; its first end is what there is to tell.
+        return not state or (state.get("ActiveState") in ("active", "activating", "reloading") and state.get("SubState") != "auto-restart"
+                             and state.get("NRestarts") == restarts)
 
     def log():
-        return output([journalctl, "--unit", params["unit"], "--lines", "400", "--output", "cat", "--no-pager"]) if journalctl else ""
+        if not journalctl:
+            return ""
+        this_start = f"_SYSTEMD_INVOCATION_ID={unit().get('InvocationID')}"
+        return output([journalctl, this_start, "--lines", "400", "--output", "cat", "--no-pager"])
 
     def ask_server(progress):
         return smoke.ask_server(params["host"], params["port"], params["model"], params["prompt"], params["expect"], params["max_tokens"],
@@ -173,6 +189,7 @@ def main():
             "timeout": {"type": "int", "default": 3600},
             "layers": {"type": "int", "default": 0},
             "digest": {"type": "list", "elements": "str", "required": True},
+            "again": {"type": "bool", "default": False},
             "job_dir": {"type": "path", "required": True},
             "wait": {"type": "bool", "default": True},
         },
@@ -184,8 +201,13 @@ def main():
     digest = digest_of(params)
     if module.check_mode:
         state = job.status(params["job_dir"])
-        module.exit_json(changed=not (state["state"] == "done" and state["digest"] == digest), answer=None, job=state)
+        module.exit_json(changed=params["again"] or not (state["state"] == "done" and state["digest"] == digest), answer=None, job=state)
     try:
+        before = job.status(params["job_dir"])
+        if before["state"] == "running" and before["digest"] != digest:
+            job.stop(params["job_dir"])  # it asks what nobody wants to know any more
+        elif before["state"] == "done" and params["again"]:
+            job.reset(params["job_dir"])
         state = job.run(params["job_dir"], digest, "the smoke test of the model", work_for(module), None if params["wait"] else job.FIRST_WAIT)
     except job.JobError as exc:
         module.fail_json(msg=str(exc), answer=None, job=job.status(params["job_dir"]))

@@ -88,11 +88,16 @@ def test_the_word_that_is_expected_must_be_there(tmp_path):
 class Server:
     """Answers as server/api does: server-sent events, or a bare 500."""
 
-    def __init__(self, status=200, words=("Red", ", yellow", " and blue.")):
+    def __init__(self, status=200, words=("Red", ", yellow", " and blue."), models=b'{"data": [{"id": "DeepSeek-R1"}]}'):
         outer = self
         self.asked = None
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(models)
+
             def do_POST(self):
                 outer.asked = (self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(status)
@@ -138,6 +143,15 @@ def test_a_server_that_refuses_is_explained_by_its_log():
     server.http.shutdown()
 
 
+@pytest.mark.parametrize("models, offered", [(b'{"data": [{"id": "Qwen"}]}', "Qwen"), (b"<html>", "no models"), (b"[]", "no models")])
+def test_somebody_elses_server_is_not_asked(models, offered):
+    server = Server(models=models)
+    with pytest.raises(job.JobError, match=f"is answered by something else: it offers {offered}, expected DeepSeek-R1"):
+        server.ask()
+    assert server.asked is None
+    server.http.shutdown()
+
+
 def test_an_empty_answer_is_none():
     server = Server(words=())
     with pytest.raises(job.JobError, match="the answer is empty"):
@@ -167,3 +181,57 @@ def test_the_work_notes_what_it_was_made_with(tmp_path):
         "command": [sys.executable, "-c", CHAT], "prompt": "Now?", "expect": "", "timeout": 20, "layers": 2, "environment": {}, "job_dir": str(tmp_path),
         "digest": ["engine 1", "weights 2"]}})
     assert ktransformers_smoke.work_for(module)(Told())["made_with"] == ["engine 1", "weights 2"]
+
+
+class Ended(Exception):
+    """What AnsibleModule does at its end."""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """The module itself, with a chat that answers; returns its result."""
+
+    def run(check=False, **options):
+        class Module:
+            check_mode = check
+
+            def __init__(self, argument_spec, **_rules):
+                defaults = {name: option.get("default") for name, option in argument_spec.items()}
+                asked = {"command": [sys.executable, "-c", CHAT], "prompt": "Now?", "digest": ["a"], "job_dir": str(tmp_path / "job")}
+                self.params = {**defaults, **asked, **options}
+
+            def exit_json(self, **result):
+                raise Ended(result)
+
+            def fail_json(self, **result):
+                raise Ended({"failed": True, **result})
+
+        monkeypatch.setattr(ktransformers_smoke, "AnsibleModule", Module)
+        with pytest.raises(Ended) as ended:
+            ktransformers_smoke.main()
+        return ended.value.args[0]
+
+    return run
+
+
+def test_the_same_question_is_asked_once(call):
+    assert call(check=True)["changed"] is True
+    first = call()
+    assert (first["changed"], first["answer"]["text"]) == (True, "You asked: Now?")
+    assert call()["changed"] is False
+    assert call(check=True)["changed"] is False
+    assert call(again=True)["changed"] is True
+    assert call(digest=["b"])["changed"] is True
+
+
+def test_a_question_that_nobody_wants_answered_any_more_is_ended(call):
+    assert call(command=[sys.executable, "-c", SILENT], wait=False)["job"]["state"] == "running"
+    assert call(digest=["new"])["answer"]["text"] == "You asked: Now?"
+
+
+def test_a_failure_says_why_and_where_the_log_is(call, tmp_path):
+    failed = call(command=[sys.executable, "-c", BROKEN])
+    assert failed["failed"] and failed["msg"] == (
+        "the smoke test of the model failed: the engine ended without an answer: the engine's extension is not built in this environment; "
+        f"run the role ktransformers again; its log is {tmp_path}/job/log")
+    assert any("cpuinfer_ext" in line for line in failed["log_tail"])
