@@ -17,6 +17,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.hand_on.folde
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import manifest
 
 _MAX_ANSWER = 64 << 20
+_BACK_OFF = 0.5  # seconds after the first failure; doubled with each further one
 _LONGEST_BACK_OFF = 60.0
 
 
@@ -160,7 +161,7 @@ class Peer:
         if isinstance(error, Refused):
             self.refused = True
         self._failures += 1
-        self._dead_until = now + min(_LONGEST_BACK_OFF, 0.5 * 2 ** min(self._failures, 10))
+        self._dead_until = now + min(_LONGEST_BACK_OFF, _BACK_OFF * 2 ** min(self._failures - 1, 10))
 
     def heard(self, now: float, status: t.Mapping[str, t.Any]) -> None:
         """Take up an answer to /status. Raises PeerError when it is none."""
