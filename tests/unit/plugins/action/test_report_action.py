@@ -72,7 +72,8 @@ def finding(name, severity="error", follows=None):
 
 
 def test_findings_of_all_hosts_in_their_order(ansible):
-    inventory = {"node1": {"npu_findings": [finding("one"), finding("two", follows="one"), finding("three", "warning")]}, "node2": {"npu_findings": []}, "node3": {}}
+    found = [finding("one"), finding("two", follows="one"), finding("three", "warning")]
+    inventory = {"node1": {"npu_findings": found}, "node2": {"npu_findings": []}, "node3": {}}
     run = ansible([report(what="findings")], inventory=inventory)
     result = run.result("report")
     assert result["ok"] is False
