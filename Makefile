@@ -35,7 +35,7 @@ $(VENV)/.stamp-run: requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-simulate: $(VENV)/.stamp-run ## Build the simulated media and node
+simulate: $(VENV)/.stamp-rehearsal ## Build the simulated media and node
 	@$(BIN)/python tests/simulator/build.py --root $(REHEARSAL)
 
 rehearse: simulate ## Deploy the simulated node on this computer
