@@ -90,10 +90,11 @@ def test_every_pin_of_a_stack_is_read_by_a_role(stack):
 
 
 def test_stacks_pin_the_same_things():
-    first, *others = (set(load(stack)) for stack in STACKS)
-    optional = {"ktransformers_build_environment"}
+    guide, *others = (set(load(stack)) for stack in sorted(STACKS, key=lambda stack: stack.stem != "guide"))
+    # Where the shapes of the engine differ; the guide's are the defaults of the role ktransformers.
+    own = {"build_environment", "replacements", "edits", "server_launcher", "server_arguments", "server_optimize_config_path", "model_name"}
     for other in others:
-        assert first - optional == other - optional
+        assert other - {f"ktransformers_{name}" for name in own} == guide
 
 
 def tracked(*folders: str) -> list[Path]:
