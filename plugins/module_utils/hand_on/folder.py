@@ -73,7 +73,11 @@ def _fits(record: manifest.Record) -> bool:
     name = record.name
     plain = isinstance(name, str) and name == os.path.basename(name) and name not in ("", ".", "..") and "\0" not in name
     sums = isinstance(record.digest, str) and (record.sha256 is None or isinstance(record.sha256, str))
-    return plain and sums and not name.startswith(".npuops-") and type(record.size) is int and type(record.mtime_ns) is int and record.size >= 0
+    return plain and sums and not name.startswith(".npuops-") and _is_count(record.size) and _is_count(record.mtime_ns)
+
+
+def _is_count(value: t.Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def untouched(dest: str, record: manifest.Record) -> bool:

@@ -42,4 +42,3 @@ def _above(line: t.List[str], place: int, roots: int, fanout: int) -> t.List[str
         ancestors.append(line[place])
     others = line[:place] + line[place + 1 : roots]
     return [*dict.fromkeys([*ancestors[:_ANCESTORS], ancestors[-1], *others])]
-

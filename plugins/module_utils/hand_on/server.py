@@ -41,6 +41,12 @@ _SLICE = 8 << 20  # bytes between two looks at the clock
 _SUM_THREADS = 2
 
 
+def say(line: str) -> None:
+    """A line for the job's log."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 class Shelf:
     """What the folder offers at the moment; read again when manifest or journal have changed."""
 
@@ -131,7 +137,7 @@ class Sums:
                     for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023 - used up within this turn
                         digest.update(block)
             except OSError as exc:
-                print(f"{name} can't be read: {exc.strerror}", flush=True)
+                say(f"{name} can't be read: {exc.strerror}")
                 key = None
             with self._cond:
                 self._busy.discard(name)
@@ -188,7 +194,7 @@ class Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request: t.Any, client_address: t.Any) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, (ConnectionError, TimeoutError, socket.timeout)):
-            print(f"{client_address[0]}: {type(error).__name__}: {error}", flush=True)
+            say(f"{client_address[0]}: {type(error).__name__}: {error}")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -295,7 +301,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: t.Any) -> None:  # noqa: A002
         text = (format % args).encode("ascii", "backslashreplace").decode("ascii")
-        print(f"{time.strftime('%H:%M:%S')} {self.client_address[0]} {text}", flush=True)
+        say(f"{time.strftime('%H:%M:%S')} {self.client_address[0]} {text}")
 
 
 def wanted_range(header: t.Optional[str], size: int) -> t.Optional[t.Tuple[int, int]]:
