@@ -222,3 +222,15 @@ def test_problems_of_the_node_that_merges_stop_those_that_wait(tmp_path: Path):
     assert "weights_merge_gguf_path" in run.flat()
     assert "one cannot merge the weights that two is to receive" in run.flat()
     assert not fleet.merged("one").exists() and not fleet.merged("two").exists()
+
+
+def test_batches_and_a_node_that_has_removed_its_halves(tmp_path: Path):
+    """With serial the node that has merged is not part of the second batch; what it hands on is all that it has."""
+    fleet = Fleet(tmp_path, ["one", "two"])
+    assert fleet.play("--limit", "one").rc == 0
+    shutil.rmtree(tmp_path / "one" / "weights" / "gguf")
+    shutil.rmtree(tmp_path / "one" / "weights" / "w8a8")
+    (tmp_path / "play.yml").write_text(PLAY.replace("  gather_facts: false\n", "  gather_facts: false\n  serial: 1\n"))
+    run = fleet.play()
+    assert (run.rc, changed(run)["one"]) == (0, 0), run.output[-6000:]
+    assert fleet.content("two") == fleet.content("one")
