@@ -43,7 +43,7 @@ def test_uninstall_takes_off_what_was_laid_and_nothing_else(deployed_node: Node)
     run = deployed_node.play("-e", "npu_uninstall_confirm=true", playbook="playbooks/uninstall.yml")
     assert run.rc == 0, run.output[-6000:]
     node = deployed_node.path
-    ours = ["mnt/weights/DeepSeek-R1-q4km-w8a8", "opt/miniconda3", "usr/local/Ascend/ascend-toolkit/8.1.RC1", "usr/local/bin/npu-exec", "usr/local/bin/npu-chat"]
+    ours = ["mnt/weights/DeepSeek-R1-q4km-w8a8", "opt/miniconda3", "usr/local/Ascend/ascend-toolkit/8.1.RC1", "usr/local/bin/npu-exec"]
     theirs = ["mnt/weights/DeepSeek-R1-W8A8/config.json", "mnt/weights/DeepSeek-R1-Q4_K_M", "usr/local/Ascend/driver/version.info", "usr/local/bin/npu-smi"]
     assert [name for name in ours if (node / name).exists()] == []
     assert [name for name in theirs if not (node / name).exists()] == []
