@@ -100,15 +100,15 @@ def test_the_result_tells_memory_and_seconds_of_the_worker_itself(folder):
 
     def work(progress):
         del progress
+        # A fork begins with what its starter holds, which other tests may have made large.
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
         block = b"x" * (64 << 20)
         time.sleep(0.2)
-        return {"length": len(block)}
+        return {"length": len(block), "before": before}
 
     del ballast
-    # A fork begins with what this process holds now, which other tests may have made large.
-    now = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     state = job.run(folder, "d1", "64 MB", work)
-    assert 32 < state["result"]["peak_rss_mb"] - now < 130
+    assert 60 < state["result"]["peak_rss_mb"] - state["result"]["before"] < 100
     assert 0.2 <= state["result"]["seconds"] < 5
     assert state["seconds"] == state["result"]["seconds"]
 
