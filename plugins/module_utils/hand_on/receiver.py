@@ -296,9 +296,8 @@ class Receiver:
         self._going.discard(name)
         self._todo = {name: record, **self._todo}
         self._progress.log(f"{name}: {exc}")
-        if isinstance(exc, _Slow):
+        if isinstance(exc, _Slow) or not isinstance(exc, PeerError):
             return
-        assert isinstance(exc, PeerError)
         peer.failed(time.monotonic(), exc)
         tries = self._tries[peer.url, name] = self._tries.get((peer.url, name), 0) + 1
         if tries >= _ATTEMPTS and isinstance(exc, BadAnswer):
