@@ -242,6 +242,19 @@ def belongs_to_job() -> t.List[int]:
     return list(_worker_fds)
 
 
+def peak_memory() -> float:
+    """Largest resident memory of this process in MB. VmHWM, since ru_maxrss counts what the process was forked from as well.
+
+    https://man7.org/linux/man-pages/man5/proc_pid_status.5.html
+    """
+    kib = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                kib = float(line.split()[1])
+    return round(kib * 1024 / 1e6, 1)
+
+
 # How the state of a job is found
 
 
@@ -344,24 +357,27 @@ def _starting(folder: str) -> t.Iterator[None]:
         os.close(fd)
 
 
+def _open_files(pid: int) -> t.Iterator[os.stat_result]:
+    """What the process has open. Asked of each thread: a killed one may be dead in its first thread and still be writing in another."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                for name in os.listdir(f"/proc/{pid}/task/{thread}/fd"):
+                    with contextlib.suppress(OSError):
+                        yield os.stat(f"/proc/{pid}/task/{thread}/fd/{name}")
+
+
 def _members(lock: str) -> t.List[int]:
     """Processes that have the worker's lock open, this one not counted. Processes of others are seen by root only."""
     try:
         wanted = os.stat(lock)
     except OSError:
         return []
-    found = []
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if pid == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    this = os.stat(f"/proc/{pid}/fd/{name}")
-                    if (this.st_dev, this.st_ino) == (wanted.st_dev, wanted.st_ino):
-                        found.append(pid)
-                        break
-    return found
+    return [
+        pid
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit())
+        if pid != os.getpid() and any((this.st_dev, this.st_ino) == (wanted.st_dev, wanted.st_ino) for this in _open_files(pid))
+    ]
 
 
 def _stop_leftovers(folder: str, grace: float = _LEFTOVER_GRACE) -> None:
@@ -374,14 +390,15 @@ def _stop_leftovers(folder: str, grace: float = _LEFTOVER_GRACE) -> None:
         return  # it ended by itself: a daemon that it left behind is not ours to kill
     lock = _worker_lock(folder, who)
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, _LEFTOVER_GRACE)):
+        told: t.Set[int] = set()
         until = time.monotonic() + patience
-        members = _members(lock)
-        for pid in members:
-            with contextlib.suppress(OSError):
-                os.kill(pid, number)
-        while members and time.monotonic() < until:
+        # The lock tells, not the list of processes: one that was killed lets go of it only when its last thread is gone.
+        while _is_locked(lock) and time.monotonic() < until:
+            for pid in set(_members(lock)) - told:
+                told.add(pid)
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
             time.sleep(0.05)
-            members = [pid for pid in members if _start_ticks(pid) is not None]
     if _is_locked(lock):
         raise JobError(
             f"{who.get('title')} was interrupted, but processes of it still work in {folder}{_elsewhere(who.get('host'))} "
@@ -506,7 +523,7 @@ def _do(
         sys.stdout.flush()
     measured: t.Dict[str, t.Any] = {
         "seconds": round(_uptime() - started, 3),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),  # Linux counts in KiB
+        "peak_rss_mb": peak_memory(),
     }
     kept = dict(measured)
     kept.update(result if isinstance(result, dict) else {})

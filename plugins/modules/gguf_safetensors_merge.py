@@ -213,7 +213,7 @@ copy_seconds:
   returned: with state present
   type: float
 peak_rss_mb:
-  description: Largest memory of the last merge in MiB; null while it is under way.
+  description: Largest memory of the last merge in MB; null while it is under way.
   returned: with state present
   type: float
 bytes_shared:

@@ -202,7 +202,7 @@ def run(command: list[str], flush: Path | None = None) -> tuple[float, float, st
         raise SystemExit(f"{command[0]} failed")
     if flush is not None:
         subprocess.run(["sync", "-f", str(flush)], check=True)
-    return time.monotonic() - start, usage.ru_maxrss / 1024, out.decode()
+    return time.monotonic() - start, usage.ru_maxrss * 1024 / 1e6, out.decode()
 
 
 def measure(place: str, folder: Path, options: argparse.Namespace) -> tuple[list[tuple], bool]:

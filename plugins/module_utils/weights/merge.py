@@ -9,10 +9,10 @@ prepare() decides everything from headers and changes nothing; execute() does it
 from __future__ import annotations
 
 import os
-import resource
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from ansible_collections.npuops.ktransformers.plugins.module_utils import job
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import checks, engine, halves, manifest, verify
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import copy as copying
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import Problem, WeightsError, errors_of, problem, shortened
@@ -270,22 +270,10 @@ def _execute(prepared: Prepared, progress: Any, started: float) -> Dict[str, Any
     finally:
         journal.close()
     stats = {"copy_seconds": round(seconds, 3), "bytes_shared": counted[True], "bytes_copied": counted[False],
-             "peak_rss_mb": peak_memory(),
+             "peak_rss_mb": job.peak_memory(),
              "halves": {"equal": prepared.halves.equal, "compared": prepared.halves.compared}}
     manifest.save(output, plan, records.values(), stats)
     return dict(stats, verified=checked)
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process in MiB. VmHWM, since ru_maxrss counts what the process was forked from as well."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("VmHWM:"):
-                    return round(int(line.split()[1]) / 1024.0, 1)
-    except (OSError, ValueError):
-        pass
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1)
 
 
 def _clear(output: str, plan: Plan, prepared: Prepared) -> None:
