@@ -88,7 +88,8 @@ def main() -> None:
     for number in range(max(sizes)):
         done = root / name_of(number) / "deployed"
         if not done.exists():
-            subprocess.run([sys.executable, str(CHECKOUT / "tests/simulator/build.py"), "--root", str(root / name_of(number))], check=True, stdout=subprocess.DEVNULL)
+            simulate = [sys.executable, str(CHECKOUT / "tests/simulator/build.py"), "--root", str(root / name_of(number))]
+            subprocess.run(simulate, check=True, stdout=subprocess.DEVNULL)
             seconds = play(root, [number])[0]
             print(f"deployed {name_of(number)} in {seconds:.0f} s", flush=True)
             done.touch()
