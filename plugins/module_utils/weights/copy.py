@@ -23,6 +23,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.weights impor
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import open_regular, pread_exact
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.plan import OutFile, OutTensor, Piece, Plan
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.threads import in_threads
 
 # linux/fs.h: _IOW(0x94, 13, struct file_clone_range {s64 src_fd; u64 src_offset, src_length, dest_offset}). It shares or fails, where
 # copy_file_range may also copy: so we know what was shared.
@@ -345,44 +346,23 @@ def copy_files(items: List[OutFile], output: str, plan: Plan, block: int, share:
     """Write the files with `jobs` threads; finished is called (one at a time) for each. The first error ends all and is raised."""
     sources = Sources(plan)
     copier = Copier(sources, block, share)
-    queue = list(reversed(items))
     lock = threading.Lock()
-    failures: List[BaseException] = []
 
-    def counted(count: int, shared: bool) -> None:
-        if failures:
-            raise WeightsError("ended because another file failed")
-        with lock:
-            moved(count, shared)
-
-    def work() -> None:
-        while True:
+    def write(item: OutFile, following: Optional[OutFile], given_up: Callable[[], bool]) -> None:
+        def counted(count: int, shared: bool) -> None:
+            if given_up():
+                raise WeightsError("ended because another file failed")
             with lock:
-                if failures or not queue:
-                    return
-                item = queue.pop()
-                following = queue[-1] if queue else None
-            try:
-                write_file(item, output, sources, copier, counted, following)
-                with lock:
-                    finished(item)
-            except BaseException as exc:  # pylint: disable=broad-except
-                failures.append(exc)
-                return
+                moved(count, shared)
 
-    threads: List[threading.Thread] = []
+        write_file(item, output, sources, copier, counted, following)
+        with lock:
+            finished(item)
+
     try:
-        for _index in range(min(jobs, len(items)) - 1):
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            threads.append(thread)
-        work()
+        in_threads(items, write, jobs)
     finally:
-        for thread in threads:
-            thread.join()
         sources.close()
-    if failures:
-        raise failures[0]
 
 
 def nearest_folder(path: str) -> str:

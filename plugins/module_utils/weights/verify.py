@@ -18,6 +18,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.weights impor
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import WeightsError
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.files import open_regular, pread_exact
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.plan import OutFile, OutTensor, Plan
+from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.threads import in_threads
 
 # Two buffers a thread: 32 threads are far more than any disk keeps busy, and take some 40 MB.
 _STEP = 512 * 1024
@@ -86,11 +87,9 @@ def verify(plan: Plan, output: str, mode: str, progress: Any) -> Tuple[List[str]
     sample = mode == "sample"
     total = sum(count for item in plan.files for tensor in item.tensors for _first, count in _spans(tensor.size, sample))
     sources = copying.Sources(plan)
-    queue: List[OutFile] = sorted(plan.files, key=lambda item: item.size)  # the largest first: pop takes from the end
     lock = threading.Lock()
     bad: List[str] = []
     sums: Dict[str, str] = {}
-    failures: List[BaseException] = []
     done = [0]
 
     def moved(count: int) -> None:
@@ -98,36 +97,19 @@ def verify(plan: Plan, output: str, mode: str, progress: Any) -> Tuple[List[str]
             done[0] += count
             progress.update(done[0], total, f"verifying ({mode})")
 
-    def work() -> None:
-        while True:
-            with lock:
-                if failures or not queue:
-                    return
-                item = queue.pop()
-            try:
-                good, digest = same_file(item, output, sources, sample, moved)
-            except BaseException as exc:  # pylint: disable=broad-except
-                failures.append(exc)
-                return
-            with lock:
-                if not good:
-                    bad.append(item.name)
-                elif digest is not None:
-                    sums[item.name] = digest
+    def compare(item: OutFile, _following: Optional[OutFile], _given_up: Any) -> None:
+        good, digest = same_file(item, output, sources, sample, moved)
+        with lock:
+            if not good:
+                bad.append(item.name)
+            elif digest is not None:
+                sums[item.name] = digest
 
-    threads: List[threading.Thread] = []
+    largest_first = sorted(plan.files, key=lambda item: item.size, reverse=True)
     try:
-        for _index in range(min(os.cpu_count() or 1, _MAX_THREADS, len(queue)) - 1):
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            threads.append(thread)
-        work()
+        in_threads(largest_first, compare, min(os.cpu_count() or 1, _MAX_THREADS))
     finally:
-        for thread in threads:
-            thread.join()
         sources.close()
-    if failures:
-        raise failures[0]
     for side in plan.side_files:
         path = os.path.join(output, side.name)
         try:

@@ -388,16 +388,16 @@ for _attempt in range(6):
     start = time.process_time()
     prepared = merge.prepare(options)
     times.append(time.process_time() - start)
-print(json.dumps(dict(merge.summary(prepared), seconds=min(times), peak_mb=merge.peak_memory(),
+print(json.dumps(dict(merge.summary(prepared), seconds=min(times), peak_mb=merge.job.peak_memory(),
                       halves=list(prepared.halves)[:2], problems=[item["id"] for item in prepared.problems + prepared.engine_problems])))
 """
 
 
-def test_a_plan_of_r1_takes_a_second_and_little_memory(tmp_path):
+def test_a_plan_of_r1_takes_seconds_and_little_memory(tmp_path):
     w8a8, gguf_path = builders.write_r1(tmp_path)
     code = AT_FULL_SIZE.format(collections=str(CHECKOUT / "collections"), w8a8=str(w8a8), gguf=str(gguf_path), output=str(tmp_path / "out"))
-    found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-    assert found["seconds"] < 1.0
+    found = json.loads(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+    assert found["seconds"] < 5  # of CPU; 0.8 s where nothing else runs: what is caught here is a plan that grows with the square of the tensors
     assert found["peak_mb"] < 150
     assert found["halves"] == [120, 120]
     assert (found["files"], found["tensors"]) == (239, 2786)
