@@ -10,7 +10,9 @@ Of some thousand files only those are here that something may ask for. Text file
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import elf
 from runpack import PACKAGES, World, render, run_package
@@ -116,6 +118,28 @@ LIBRARIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "libopapi.so": ("opp", ("aclnnMatmul", "aclnnAdd"), ()),
 }
+
+# What the published torch_npu wants to find in them, so that the real wheel can be imported against these stubs.
+TORCH_NPU_SYMBOLS = [line for line in (Path(__file__).parent / "torch_npu_symbols.txt").read_text().splitlines() if not line.startswith("#")]
+# ASSUMPTION: which of the libraries has which name; the wheel needs them all, and a loader asks no further. The first pattern counts.
+DEFINED_BY = (
+    ("libhccl.so", r"Hccl"),
+    ("libatb.so", r"_ZN3atb"),
+    ("libacl_tdt_channel.so", r"acltdt"),
+    ("libacl_op_compiler.so", r"aclop|aclSetCompileopt"),
+    ("libge_runner.so", r"_ZNK?2ge\d+(GE|Session)"),
+    ("libgraph.so", r"_ZNK?2ge"),
+    ("libascendcl.so", r""),
+)
+
+
+def exports_of(library: str) -> list[str]:
+    """The names that a library of CANN or NNAL exports: its own few, and what torch_npu wants of it."""
+    owner = {name: next(owner for owner, pattern in DEFINED_BY if re.match(pattern, name)) for name in TORCH_NPU_SYMBOLS}
+    own = LIBRARIES[library][1] if library in LIBRARIES else ()
+    return [*own, *(name for name in TORCH_NPU_SYMBOLS if owner[name] == library)]
+
+
 PARTS = ("runtime", "compiler", "hccl", "opp", "toolkit", "aoe", "mindstudio-toolkit", "test-ops", "pyACL", "ncs")
 FOLDERS = {"aoe": "tools/aoe", "ncs": "tools/ncs", "test-ops": "opp/test-ops"}
 PYACL = PACKAGES / "cann" / "pyacl.py"
@@ -180,9 +204,9 @@ def part_tree(part: str, cann: Cann, arch: str, world: World) -> Tree:
             ),
         )
     tree.file(f"{folder}/scene.info", f"os=linux\nos_version=\narch={arch}\n", 0o440)
-    for library, (owner, exports, needed) in LIBRARIES.items():
+    for library, (owner, _exports, needed) in LIBRARIES.items():
         if owner == part:
-            tree.file(f"{form}/lib64/{library}", elf.shared_object(arch, library, exports, needed, cann.version.encode()), 0o440)
+            tree.file(f"{form}/lib64/{library}", elf.shared_object(arch, library, exports_of(library), needed, cann.version.encode()), 0o440)
             tree.link(f"{folder}/lib64/{library}", f"../../{form}/lib64/{library}")
     if part == "runtime":
         tree.file(f"{form}/include/acl/acl.h", "/* simulated by npuops */\n#define ACL_MAJOR_VERSION 1\n", 0o440)
@@ -380,7 +404,7 @@ def nnal_package(cann: Cann, arch: str, world: World) -> tuple[str, bytes]:
             ("libatb_train.so", ()),
         ):
             mangled = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE" if abi else "Ss"
-            exports = [f"_ZN3atb9OperationC1{mangled}", "AtbCreateContext"] if library == "libatb.so" else [library[3:-3] + "_stub"]
+            exports = [f"_ZN3atb9OperationC1{mangled}", "AtbCreateContext", *exports_of(library)] if library == "libatb.so" else [library[3:-3] + "_stub"]
             payload.file(f"{folder}/lib/{library}", elf.shared_object(arch, library, exports, needed), 0o440)
     payload.file(
         "tree/version.info",

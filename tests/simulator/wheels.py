@@ -15,6 +15,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import published
 from runpack import World
 from tree import DATE
 
@@ -125,14 +126,20 @@ def guide_wheel(name: str, version: str, modules: tuple[str, ...]) -> tuple[str,
     return wheel(name, version, files, scripts=scripts)
 
 
-def wheelhouse(arch: str) -> dict[str, bytes]:
-    """File name → bytes of the wheels for `arch`, with requirements.lock."""
-    names = {**GUIDE, **(X86_ONLY if arch == "x86_64" else {})}
+def wheelhouse(arch: str, real: str = "") -> dict[str, bytes]:
+    """File name → bytes of the wheels for `arch`, with requirements.lock.
+
+    real: distributions, with commas, whose published wheel takes the simulated one's place, or "all" of the published set.
+    """
+    from_pypi = published.wheels(arch, real) if real else {}
+    names = {} if real == published.ALL else {**GUIDE, **(X86_ONLY if arch == "x86_64" else {})}
+    made = {name: guide_wheel(name, *names[name]) for name in names if name not in from_pypi}
     files: dict[str, bytes] = {}
-    lines = [f"# Simulated wheels for {arch}: pip install --no-index --find-links . --require-hashes -r requirements.lock"]
-    for name, (version, modules) in sorted(names.items()):
-        file, content = guide_wheel(name, version, modules)
+    head = f"# Wheels for {arch}, all simulated but the published: {real or 'none'}"
+    lines = [f"{head}; pip install --no-index --find-links . --require-hashes -r requirements.lock"]
+    for name, (file, content) in sorted({**made, **from_pypi}.items()):
         files[file] = content
+        version = file.split("-")[1]
         lines.append(f"{name}=={version} --hash=sha256:{hashlib.sha256(content).hexdigest()}")
     files["requirements.lock"] = ("\n".join(lines) + "\n").encode()
     return files

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.simulator.simulated import ARCH
 
 # isort: split
+from cann import LIBRARIES, TORCH_NPU_SYMBOLS, exports_of
 from elf import MACHINES, shared_object
 
 
@@ -48,3 +49,11 @@ def test_header_and_symbols_can_be_read_by_their_sections(arch):
         names.append(image[offset : image.index(b"\0", offset)].decode())
     assert names == ["rtFree", "rtMalloc"]
     assert b"a mark" in image and b"npuops simulator" in image
+
+
+def test_the_published_torch_npu_finds_every_name_in_one_library():
+    exports = [name for library in (*LIBRARIES, "libatb.so") for name in exports_of(library)]
+    assert len(TORCH_NPU_SYMBOLS) == 175
+    assert [name for name in TORCH_NPU_SYMBOLS if exports.count(name) == 0] == []
+    assert "aclAppLog" in exports_of("libascendcl.so") and "HcclAllGather" in exports_of("libhccl.so")
+    assert "_ZN3atb13CreateContextEPPNS_7ContextE" in exports_of("libatb.so")
