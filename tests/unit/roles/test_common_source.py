@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,28 @@ def archive(content: bytes) -> bytes:
     return raw.getvalue()
 
 
+def with_a_submodule(base: Path, who: dict[str, str]) -> dict[str, bytes]:
+    """A bundle that records a submodule, and the folder beside it with the submodule."""
+
+    def git(folder: Path, *arguments: str) -> None:
+        subprocess.run(["git", "-c", "protocol.file.allow=always", *arguments], cwd=folder, env={**os.environ, **who}, check=True)
+
+    for name in ("part", "whole"):
+        (base / name).mkdir()
+        git(base / name, "init", "-q", "-b", "main")
+    (base / "part/file").write_text("from its own file")
+    git(base / "part", "add", "file")
+    git(base / "part", "commit", "-qm", "one")
+    git(base / "whole", "submodule", "--quiet", "add", str(base / "part"), "third_party/part")
+    git(base / "whole", "config", "-f", ".gitmodules", "submodule.third_party/part.url", "https://git.example.invalid/part.git")
+    (base / "whole/file").write_text("from a bundle")
+    git(base / "whole", "add", "file")
+    git(base / "whole", "commit", "-qam", "one")
+    git(base / "whole", "bundle", "create", "-q", str(base / "whole.bundle"), "HEAD")
+    git(base / "part", "archive", "--prefix=part/", "-o", str(base / "part.tar.gz"), "HEAD")
+    return {"source/whole-1.bundle": (base / "whole.bundle").read_bytes(), "source/whole-1.submodules/part.tar.gz": (base / "part.tar.gz").read_bytes()}
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A media directory, and a repository with one commit that is a bundle in the media too."""
@@ -38,13 +61,14 @@ def base(tmp_path_factory):
         ["bundle", "create", "-q", str(base / "engine.bundle"), "HEAD", "main"],
     ):
         subprocess.run(["git", *command], cwd=repository, env={**os.environ, **who}, check=True)
-    lay_media(base / "media", {"source/engine-1.tar.gz": archive(b"from an archive"), "source/engine-1.bundle": (base / "engine.bundle").read_bytes()})
+    files = {"source/engine-1.tar.gz": archive(b"from an archive"), "source/engine-1.bundle": (base / "engine.bundle").read_bytes()}
+    lay_media(base / "media", {**files, **with_a_submodule(base, who)})
     return base
 
 
 @pytest.fixture(scope="module")
 def hosts(base):
-    sources = {"archive": "source/engine-1.tar.gz", "bundle": "source/engine-1.bundle", "git": f"file://{base}/repository"}
+    sources = {"archive": "source/engine-1.tar.gz", "bundle": "source/engine-1.bundle", "git": f"file://{base}/repository", "whole": "source/whole-1.bundle"}
     return {
         name: {
             "common_source": source,
@@ -73,7 +97,7 @@ def test_check_mode_on_a_bare_node_knows_where_the_tree_will_be(runs):
         assert found["digest"] == runs["first"][name]["digest"]
 
 
-@pytest.mark.parametrize("name, content", [("archive", "from an archive"), ("bundle", "from git"), ("git", "from git")])
+@pytest.mark.parametrize("name, content", [("archive", "from an archive"), ("bundle", "from git"), ("git", "from git"), ("whole", "from a bundle")])
 def test_the_link_leads_to_the_tree(base, runs, name, content):
     found = runs["first"][name]
     link = base / name / "opt/engine"
@@ -83,7 +107,13 @@ def test_the_link_leads_to_the_tree(base, runs, name, content):
     assert len(found["commit"]) == (0 if name == "archive" else 40)
 
 
-@pytest.mark.parametrize("name", ["archive", "bundle", "git"])
+def test_submodules_come_from_the_folder_beside_the_source(base):
+    assert (base / "whole/opt/engine/third_party/part/file").read_text() == "from its own file"
+    # Only who needs them gets them.
+    assert not (base / "bundle/state/media/source/whole-1.submodules").exists()
+
+
+@pytest.mark.parametrize("name", ["archive", "bundle", "git", "whole"])
 def test_a_second_run_changes_nothing_and_says_the_same(runs, name):
     assert runs["second"][name] == {**runs["first"][name], "changed": False}
 

@@ -60,7 +60,7 @@ def test_an_engine_that_hangs_on_the_way_out_has_answered(tmp_path):
     began = time.monotonic()
     result, told = ask(tmp_path, CHAT + "time.sleep(60)\n")
     assert result["text"] == "You asked: What now?"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert (2, 2, "answering") in told.said
 
 
@@ -68,7 +68,7 @@ def test_no_answer_in_time_ends_the_engine(tmp_path):
     began = time.monotonic()
     with pytest.raises(job.JobError, match="no answer came within 1 seconds"):
         ask(tmp_path, SILENT, timeout=0.6)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
 
 
 def test_a_failure_is_explained(tmp_path):

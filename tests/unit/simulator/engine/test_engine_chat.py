@@ -134,7 +134,7 @@ def test_ctrl_c_at_the_prompt_ends_it_well(engine, merged):
             break
         except subprocess.TimeoutExpired:
             continue
-    assert (process.wait(timeout=1), process.stdout.read()) == (0, "Exit all ranks with KeyboardInterrupt!\n")
+    assert (process.wait(timeout=60), process.stdout.read()) == (0, "Exit all ranks with KeyboardInterrupt!\n")
 
 
 def test_the_home_is_made_at_import_and_its_settings_kept(engine, merged):

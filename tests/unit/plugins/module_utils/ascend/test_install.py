@@ -165,13 +165,13 @@ def test_an_installer_that_hangs_is_killed(tree):
     started = time.monotonic()
     result = carry_out(tree, tree.package(DRIVER_PACKAGE, body="printf 'one\\ntwo'; sleep 60"), timeout=0.5)
     assert result.failure == "the driver installer was killed after 0.5 s, and no driver is there; it printed: two"
-    assert (result.rc, result.log_tail) == (None, ["one", "two"]) and time.monotonic() - started < 10
+    assert (result.rc, result.log_tail) == (None, ["one", "two"]) and time.monotonic() - started < 50
 
 
 def test_a_service_that_keeps_the_output_open_does_not_hold_the_run(tree):
     started = time.monotonic()
-    result = carry_out(tree, tree.package(DRIVER_PACKAGE, driver(tree), body="sleep 8 &"))
-    assert result.failure is None and time.monotonic() - started < 5
+    result = carry_out(tree, tree.package(DRIVER_PACKAGE, driver(tree), body="sleep 60 &"))
+    assert result.failure is None and time.monotonic() - started < 50
 
 
 def test_a_progress_bar_keeps_its_end(tree):

@@ -141,7 +141,7 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
     started = time.monotonic()
     outcome = run.capture(["bash", "-c", f"sleep 300 & echo $! > {mark}; echo begun; trap '' TERM; wait"], 0.5)
     assert (outcome.rc, outcome.output, outcome.reason) == (None, "begun\n", "bash did not answer within 0.5 s and was killed")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     for unused_try in range(50):
         if subprocess.run(["ps", "-o", "stat=", "-p", mark.read_text().strip()], capture_output=True, text=True).stdout.strip()[:1] in ("", "Z"):
             break
@@ -152,8 +152,8 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
 
 def test_a_grandchild_that_keeps_the_output_open_does_not_hold_the_caller():
     started = time.monotonic()
-    outcome = run.capture(["bash", "-c", "sleep 3 & echo done"], 30)
-    assert (outcome.rc, outcome.output) == (0, "done\n") and time.monotonic() - started < 2
+    outcome = run.capture(["bash", "-c", "sleep 60 & echo done"], 300)
+    assert (outcome.rc, outcome.output) == (0, "done\n") and time.monotonic() - started < 50
 
 
 def test_a_program_that_is_missing():
