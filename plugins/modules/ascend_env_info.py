@@ -13,6 +13,9 @@ description:
   - Repairs what the scripts are known to get wrong. Adds the driver's libraries, removes empty and doubled entries of search paths, and tells NNAL the
     C++ ABI instead of letting it guess from whichever Python is first.
   - Says which folder should hold C(libhccl.so), C(libascend_hal.so) and C(libatb.so) when the resulting E(LD_LIBRARY_PATH) does not have them.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.reads
 options:
   ascend_root:
     description: Where the vendor's packages are installed.
@@ -45,13 +48,6 @@ options:
     type: list
     elements: str
     default: []
-attributes:
-  check_mode:
-    description: Changes nothing, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
 seealso:
   - module: npuops.ktransformers.npu_info
 author: npuops contributors (@npuops)

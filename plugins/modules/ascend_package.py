@@ -13,6 +13,9 @@ description:
   - Refuses what would break the node before it starts, and names all reasons at once, each with its repair.
   - Believes the disk and not the exit code of the vendor's installer, keeps the installer's log, and records a reboot that is owed, so that
     M(npuops.ktransformers.npu_info) knows of it even after a failed run.
+extends_documentation_fragment:
+  - npuops.ktransformers.roots
+  - npuops.ktransformers.attributes
 options:
   kind:
     description: What the package is.
@@ -98,29 +101,9 @@ options:
     description: Whether problems fail the module. With V(false), check mode only returns them (RV(problems)); a real run still changes nothing and fails.
     type: bool
     default: true
-  state_dir:
-    description: Where this collection keeps what it has to remember about the node, such as an owed reboot.
-    type: path
-    default: /var/lib/npuops
   log_dir:
     description: Where the installers' logs are kept. The default is the folder C(logs) below O(state_dir).
     type: path
-  sysfs_root:
-    description: Where sysfs is.
-    type: path
-    default: /sys
-  proc_root:
-    description: Where procfs is.
-    type: path
-    default: /proc
-  dev_root:
-    description: Where the device nodes are.
-    type: path
-    default: /dev
-  etc_root:
-    description: Where the system's configuration is.
-    type: path
-    default: /etc
 attributes:
   check_mode:
     description: Tells what would be done. An earlier step that is still missing (user, driver, toolkit, the file itself) does not fail it.

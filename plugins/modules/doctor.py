@@ -13,6 +13,10 @@ description:
     the launch scripts, the logs of what failed last, who uses the NPUs, free space), and compares all of it with a table of known failures.
   - Reads only. Anything may be missing on the node or in O(seen); nothing is concluded from what was not looked at.
   - It never fails for what it finds; use RV(ok) to do so. The role C(verify) has an entry C(doctor) that gathers everything and calls it.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
+  - npuops.ktransformers.attributes.reads
 options:
   seen:
     description:
@@ -70,16 +74,6 @@ options:
     description: Whether to read the journal of O(unit). The action says so when the unit does not run.
     type: bool
     default: false
-attributes:
-  action:
-    description: Has a plugin on the controller, which judges what the module saw on the node.
-    support: full
-  check_mode:
-    description: Changes nothing, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
 author: npuops contributors (@npuops)
 """
 

@@ -18,6 +18,9 @@ description:
     does not grow with the model.
   - The work runs detached on the node. A lost connection costs nothing - calling the module again attaches to it. What was finished before a
     kill or a power loss is kept.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.long_work
 options:
   safetensors_path:
     description: Folder of the safetensors checkpoint with its C(config.json). Required with O(state=present).
@@ -90,10 +93,6 @@ options:
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(output_path).
     type: path
-  reconnect_seconds:
-    description: How long a lost connection to the node is tried again while the merge goes on by itself, in seconds.
-    type: int
-    default: 600
 attributes:
   check_mode:
     description: Can run in check mode and return what would be done without changing anything.
@@ -102,10 +101,6 @@ attributes:
   diff_mode:
     description: Returns the planned files.
     support: full
-  platform:
-    description: Target systems.
-    support: full
-    platforms: linux
 seealso:
   - module: npuops.ktransformers.weights_info
 author:

@@ -15,6 +15,10 @@ description:
   - Losing the connection, or stopping Ansible, does not stop the work. The next run with the same digest attaches to it, and does not do
     again what is done. Another digest is refused while the work is running.
   - Work whose process is gone without a result (killed, or the node restarted) is started again by the next run.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
+  - npuops.ktransformers.long_work
 options:
   job_dir:
     description: Directory of this job on the node; holds C(job.json), C(progress.json), C(result.json) and C(log).
@@ -73,14 +77,7 @@ options:
       - 'No space left on device'
       - 'Permission denied'
       - '^Killed'
-  reconnect_seconds:
-    description: How long to try to reach the node again when the connection is lost while waiting.
-    type: int
-    default: 600
 attributes:
-  action:
-    description: Has a plugin that runs on the controller, for the progress.
-    support: full
   check_mode:
     description: Tells whether the work would be done, and starts nothing.
     support: full

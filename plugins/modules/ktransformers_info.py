@@ -13,6 +13,9 @@ description:
   - Tells in one call everything that the role C(ktransformers) decides by, so that a finished node is seen to be finished.
   - Judges whether the tree can be built and started as asked, from its files. Nothing of it is imported.
   - Computes what a build depends on, and what a running service depends on.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.reads
 options:
   source:
     description: The source tree on the node, or the link to it.
@@ -116,13 +119,6 @@ options:
     type: list
     elements: path
     default: []
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in any mode.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
 author:
   - npuops contributors (@npuops)
 """

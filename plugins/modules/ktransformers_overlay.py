@@ -14,6 +14,8 @@ description:
     are kept, in the folder C(.npuops-overlay) of the tree, and come back with O(state=absent).
   - A replacement whose source the tree does not have is left out. Public branches have merged what C(for_arm) held.
   - A file that somebody changed after the overlay was laid over it is refused.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
 options:
   path:
     description: The source tree on the node.

@@ -14,6 +14,9 @@ description:
   - The answer decides, not the exit status. At the end of its input C(local_chat) exits with 1 also after good answers.
   - It is long work on the node, for loading takes minutes. It survives the loss of the connection and shows how far the loading is.
   - On failure the message says why where the cause is known, and what to do.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
 options:
   command:
     description: The command of the chat in a terminal. It gets O(prompt) as its input.
@@ -75,9 +78,6 @@ options:
     type: bool
     default: true
 attributes:
-  action:
-    support: full
-    description: Has a plugin that runs on the controller, for the progress.
   check_mode:
     support: full
     description: Says whether the question would be asked.

@@ -18,6 +18,9 @@ description:
   - A file appears under its name only after its checksum was verified on the node.
   - Files of a directory are sent over Ansible's connection. From a mirror the node downloads by itself, and goes on where a
     download was interrupted.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
 options:
   source:
     description:
@@ -91,9 +94,6 @@ options:
         description: Where the file lies on the node after its transfer.
         type: path
 attributes:
-  action:
-    description: Has a plugin that runs on the controller.
-    support: full
   check_mode:
     description: Tells what would be sent, and sends nothing.
     support: full

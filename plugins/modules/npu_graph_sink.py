@@ -17,6 +17,8 @@ description:
     C(libruntime.so.bak) that it left as the original, and the link that it moved aside comes back.
   - A toolkit that was installed again or upgraded brought a library of its own. That one is kept and replaced in its turn.
   - A library that is neither the vendor's nor one of ours is refused.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
 options:
   ascend_root:
     description: Where CANN is installed.

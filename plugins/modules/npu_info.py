@@ -11,31 +11,15 @@ version_added: 1.0.0
 description:
   - Reads PCI ids from sysfs, the records of the vendor's installers, device nodes and what C(npu-smi) prints. Works before and after a driver is there.
   - Changes nothing and needs no root. What cannot be read is null, with a reason beside it; the module does not fail on a broken node.
+extends_documentation_fragment:
+  - npuops.ktransformers.roots
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.reads
 options:
-  sysfs_root:
-    description: Where sysfs is.
-    type: path
-    default: /sys
-  proc_root:
-    description: Where procfs is.
-    type: path
-    default: /proc
-  dev_root:
-    description: Where the device nodes are.
-    type: path
-    default: /dev
-  etc_root:
-    description: Where the system's configuration is.
-    type: path
-    default: /etc
   ascend_root:
     description: Where the vendor's packages are installed.
     type: path
     default: /usr/local/Ascend
-  state_dir:
-    description: Where this collection keeps what it has to remember about the node, such as an owed reboot.
-    type: path
-    default: /var/lib/npuops
   npu_smi:
     description: Path of C(npu-smi). An empty text looks in /usr/local/bin, /usr/local/sbin and E(PATH).
     type: str
@@ -58,13 +42,6 @@ options:
     type: list
     elements: int
     default: []
-attributes:
-  check_mode:
-    description: Changes nothing, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
 seealso:
   - module: npuops.ktransformers.ascend_package
   - module: npuops.ktransformers.ascend_env_info

@@ -15,6 +15,10 @@ description:
   - While the variable C(npu_preflight_collect) is true it only collects; else it fails with the errors of this call, one a line.
   - With O(verdict=true) it fails when the collected problems hold an error that the variable C(preflight_accept) does not accept.
   - Runs on the controller alone, without any remote call.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
+  - npuops.ktransformers.attributes.reads
 options:
   role:
     description: Name of the role that made the checks.
@@ -54,16 +58,6 @@ options:
     description: Judge what was collected so far.
     type: bool
     default: false
-attributes:
-  action:
-    description: Has a plugin that runs on the controller.
-    support: full
-  check_mode:
-    description: Makes no change, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: Has nothing to show as a difference.
-    support: none
 notes:
   - >-
     The problems are kept as the fact C(npu_problems), a list of dictionaries with C(role), C(id), C(severity), C(observed),

@@ -14,6 +14,10 @@ description:
   - Prints a table for each host from its variable C(npu_stages), which every role's verify entry fills.
   - Hosts without rows and stages that nobody reported are shown as such, so that a host which failed on the way is seen.
   - Runs on the controller alone, without any remote call. It never fails for what it found; use RV(ok) to do so.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
+  - npuops.ktransformers.attributes.reads
 options:
   hosts:
     description: Names of the hosts to report on.
@@ -36,16 +40,6 @@ options:
       - Written whatever was found, in check mode too. It takes the place of an earlier one in one step.
     type: str
     default: ''
-attributes:
-  action:
-    description: Has a plugin that runs on the controller.
-    support: full
-  check_mode:
-    description: Makes no change, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: Has nothing to show as a difference.
-    support: none
 notes:
   - >-
     C(npu_stages) is a dictionary; each value has C(label), C(wanted), C(found), C(state) (V(ok), V(missing), V(different), V(skipped)

@@ -13,6 +13,9 @@ description:
   - In one call. The versions that a build of torch_npu depends on, the wheel that was built here before, the installed one, and, with
     O(probe=true), what torch_npu itself answers in the environment of CANN.
   - Says the cause and the remedy of known errors, and which operators a public torch_npu of the same version lacks.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.reads
 options:
   python:
     description: Interpreter of the environment.
@@ -42,13 +45,6 @@ options:
   record:
     description: File in which a build noted its wheel, a dictionary as JSON.
     type: path
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in any mode.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
 author:
   - npuops contributors (@npuops)
 """

@@ -16,6 +16,10 @@ description:
     read it. The manifest comes last.
   - Where the folder is the very one that a server serves (a shared file system), nothing is copied.
   - The work runs detached on the node. A lost connection of Ansible costs nothing - calling the module again attaches to it.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.controller
+  - npuops.ktransformers.long_work
 options:
   dest:
     description: Folder for the weights. Made when it is not there.
@@ -66,24 +70,13 @@ options:
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(dest), as for a merge.
     type: path
-  reconnect_seconds:
-    description: How long a lost connection to the node is tried again while the work goes on by itself, in seconds.
-    type: int
-    default: 600
 attributes:
-  action:
-    description: Has a plugin that runs on the controller, for the progress.
-    support: full
   check_mode:
     description: Looks at O(dest) and asks no server.
     support: full
   diff_mode:
     description: Has nothing to show as a difference.
     support: none
-  platform:
-    description: Target systems.
-    support: full
-    platforms: linux
 seealso:
   - module: npuops.ktransformers.weights_serve
 author:

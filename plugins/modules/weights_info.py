@@ -14,6 +14,9 @@ description:
     says what they are - architecture, layers, experts, quantization and bytes per class of tensors, missing files.
   - With O(engine=ktransformers) it also says what KTransformers on NPU would stumble over in a merged folder.
   - Reads no tensor data, so that hundreds of GB take less than a second.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.reads
 options:
   path:
     description: Folder of the weights on the node (or one GGUF file).
@@ -28,17 +31,6 @@ options:
     description: Version of transformers that the engine uses; it decides which C(tokenizer.json) and which C(config.json) can be read.
     type: str
     default: 4.43.2
-attributes:
-  check_mode:
-    description: Can run in check mode and return the same as without.
-    support: full
-  diff_mode:
-    description: Has nothing to show, since it changes nothing.
-    support: none
-  platform:
-    description: Target systems.
-    support: full
-    platforms: linux
 seealso:
   - module: npuops.ktransformers.gguf_safetensors_merge
 author:

@@ -16,6 +16,8 @@ description:
     O(idle_seconds).
   - The weights are sent as they are, so use it within a network that you trust. The token keeps others from taking them; they can see it
     only where they can listen to the traffic.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
 options:
   path:
     description: Folder of the weights.
@@ -62,10 +64,6 @@ attributes:
   diff_mode:
     description: Has nothing to show as a difference.
     support: none
-  platform:
-    description: Target systems.
-    support: full
-    platforms: linux
 seealso:
   - module: npuops.ktransformers.weights_fetch
 author:
