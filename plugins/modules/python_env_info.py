@@ -13,6 +13,9 @@ description:
   - Asks the environment itself, in one call. The interpreter, the distributions that are installed and where they came from,
     what conda noted, whether torch is a CPU build and of which C++ ABI, and which GLIBCXX versions the libstdc++ that Python loads offers.
   - Requirements are judged by the environment's interpreter, so that their markers mean the node.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
+  - npuops.ktransformers.attributes.reads
 options:
   python:
     description: Interpreter of the environment.
@@ -37,13 +40,6 @@ options:
     description: Also find out which GLIBCXX version the compiled extensions of the environment need. Reads the headers of every library in it.
     type: bool
     default: true
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in any mode.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
 author:
   - npuops contributors (@npuops)
 """

@@ -14,6 +14,8 @@ description:
   - With O(lock) nothing is resolved and nothing is asked of the network. Every wheel comes from O(find_links) and must have a hash of the lock.
   - With O(index=true) pip resolves O(requirements) under O(constraints) from an index.
   - Ends with C(pip check) and with an import of O(imports), when something was installed.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
 options:
   python:
     description: Interpreter of the environment.

@@ -13,6 +13,8 @@ description:
   - A wheel that was built here and a published one may have the same version, so the version proves nothing.
     What is compared is the SHA-256 that pip noted (C(direct_url.json)) when it installed the wheel from a file.
   - Dependencies are left as they are.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
 options:
   python:
     description: Interpreter of the environment.
