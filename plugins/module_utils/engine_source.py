@@ -93,7 +93,8 @@ def look(tree: str, chat_module: str, server_module: Optional[str], rule: str, b
     empty = [name for name in SUBMODULES if not os.path.isdir(os.path.join(tree, name)) or not os.listdir(os.path.join(tree, name))]
     if empty:
         problems.append(problem("submodules", f"{listed(empty)} of the tree have no files", "a tree with its submodules",
-                                "pack the source with `git submodule update --init --recursive` done, or set ktransformers_source to a git URL"))
+                                "put a file for each beside the source in the media and name them in ktransformers_submodules (docs/air-gap.md), "
+                                "or pack the source with `git submodule update --init --recursive` done"))
     script = build_script(build)
     if script and not os.path.isfile(os.path.join(tree, script)):
         scripts = sorted(os.path.basename(path) for path in glob.glob(os.path.join(tree, "install*.sh")))

@@ -14,6 +14,8 @@ description:
     A new archive never mixes with the files of an old one, and the old tree stays for going back.
   - An interrupted run leaves nothing that looks complete. The folder gets its name after its last file.
   - Answers from the names alone when nothing is needed, so that O(src) has to be fetched only when RV(needs_src) is true.
+extends_documentation_fragment:
+  - npuops.ktransformers.attributes
 options:
   src:
     description:
@@ -34,9 +36,56 @@ options:
     type: str
     default: HEAD
   submodules:
-    description: Check out the submodules of a git tree too.
+    description:
+      - Lay the submodules too, from O(parts), and with O(src) the URL of a repository from their own URLs where O(parts) does not have them.
+      - A folder of an archive that has files in it is taken as it is.
     type: bool
     default: true
+  only:
+    description:
+      - The submodules to lay, nested ones too, as their path in the tree. Empty lays all of them.
+      - The value is the commit, for a tree from an archive, which records none. A git tree says itself which commit it wants. Empty is unknown.
+    type: dict
+    default: {}
+  clones:
+    description: Repositories that the build of the tree would clone by itself, laid on their branch with all their submodules, from bundles of O(parts).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where in the tree. One that has files in it is taken as it is.
+        type: str
+        required: true
+      url:
+        description: Where the build would clone it from.
+        type: str
+        required: true
+      version:
+        description: The branch.
+        type: str
+        required: true
+  parts:
+    description:
+      - Archives and git bundles, one for each submodule and each of O(clones). An archive is known by the commit that C(git archive) noted in it
+        (GitHub's downloads have it), else by the commit in its name; a bundle by what is in it.
+      - They have to be on the node when a tree is laid. Another set of them is another tree.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path on the node.
+        type: path
+        required: true
+      sha256:
+        description: SHA-256 of the file.
+        type: str
+        required: true
+  parts_folder:
+    description: Where a missing part is to be put, for the message that says so.
+    type: str
+    default: parts
   dest:
     description: The link that always points at the current tree.
     type: path
@@ -94,15 +143,25 @@ needs_src:
   description: Whether the file O(src) has to be on the node to do it.
   returned: success
   type: bool
+needs_parts:
+  description: Whether the files of O(parts) have to be on the node to do it.
+  returned: O(state=present)
+  type: bool
 tree:
   description: Real path of the tree that O(dest) points at.
   returned: O(state=present)
   type: str
   sample: /var/lib/npuops/sources/ktransformers-3f1b0d6a0f4f
 digest:
-  description: What the tree is known by. The SHA-256 of the archive or bundle, or the commit of a repository.
+  description: What the tree is known by. The SHA-256 of the archive or bundle, or the commit of a repository; with parts, a SHA-256 over all.
   returned: O(state=present)
   type: str
+left_out:
+  description: Links of an archive that was laid by this call, to absolute paths of the computer that it was made on. The tree does not have them.
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: [ktransformers/ktransformers -> /home/somebody/ktransformers]
 commit:
   description: Commit of the tree, or null where an archive does not tell. C(git archive) writes it into the archive.
   returned: O(state=present)
@@ -117,6 +176,7 @@ import shutil
 import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import Filler, PartsError
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.xz")
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://|^[^/@]+@[^/:]+:")
@@ -160,14 +220,18 @@ def link_stays(name, member):
 def checked_members(archive, source):
     """Members of an open tar file, refused as a whole when one of them could write outside the folder it is unpacked into.
 
-    Returns (top level folder, members). Raises SourceError."""
-    members, tops = [], set()
+    Returns (top level folder, members, links left out). A symbolic link to an absolute path means a place of somebody else's computer, and
+    is left out: KTransformers c007d40b has ktransformers/ktransformers -> /home/djw/py311_717/ktransformers/ktransformers. Raises SourceError."""
+    members, tops, left_out = [], set(), []
     for member in archive:
         name = os.path.normpath(member.name)
         if os.path.isabs(name) or name == ".." or name.startswith("../"):
             raise SourceError(f"{source} holds {member.name}, which lies outside its own folder; get the archive again from its supplier.")
         if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
             raise SourceError(f"{source} holds {member.name}, which is a device or a pipe; get the archive again from its supplier.")
+        if member.issym() and os.path.isabs(member.linkname) and "/" in name:
+            left_out.append(f"{name} -> {member.linkname}")
+            continue
         if (member.issym() or member.islnk()) and not link_stays(name, member):
             raise SourceError(f"{source} holds the link {member.name} -> {member.linkname}, which leaves the tree; get the archive again from its supplier.")
         if name == ".":
@@ -179,15 +243,15 @@ def checked_members(archive, source):
         tops.add(name.split("/")[0])
     if len(tops) != 1:
         raise SourceError(f"{source} holds {len(tops)} top-level entries ({', '.join(sorted(tops)[:3])}…), expected one folder; pack the folder itself.")
-    return tops.pop(), members
+    return tops.pop(), members, left_out
 
 
 def unpack(source, folder):
-    """Unpack the archive `source` into the new folder `folder`; returns the commit that git archive noted, or None."""
+    """Unpack the archive `source` into the new folder `folder`; (its folder, the commit that git archive noted or None, links left out)."""
     os.makedirs(folder)
     try:
         with tarfile.open(source) as archive:
-            top, members = checked_members(archive, source)
+            top, members, left_out = checked_members(archive, source)
             commit = archive.pax_headers.get("comment")
             base = os.path.realpath(folder)
             for member in members:
@@ -202,7 +266,7 @@ def unpack(source, folder):
         raise SourceError(f"{source} cannot be unpacked: {exc}; compare its sha256 with the media's manifest and the free space of {folder}.")
     if not os.path.isdir(os.path.join(folder, top)):
         raise SourceError(f"{source} holds the file {top}, expected one folder; pack the folder itself.")
-    return top, commit if commit and COMMIT.match(commit) else None
+    return top, commit if commit and COMMIT.match(commit) else None, left_out
 
 
 class Sources:
@@ -216,7 +280,12 @@ class Sources:
         self.version = params["version"]
         self.digest = params["digest"]
         self.submodules = params["submodules"]
+        self.only = params["only"]
+        self.clones = params["clones"]
+        self.parts = params["parts"]
+        self.parts_folder = params["parts_folder"]
         self.run = run
+        self.left_out = []  # links of the archive that was laid
 
     # -- what is there
 
@@ -246,7 +315,14 @@ class Sources:
         return [path for path in paths if self.record(path).get("dest") == self.dest]
 
     def wanted(self):
-        """Digest of the tree that should be there. Asks the repository when `version` is no commit."""
+        """(digest of the tree that should be there, digest of its source alone). Asks the repository when `version` is no commit."""
+        source = self.wanted_source()
+        if not (self.parts or self.only or self.clones):
+            return source, source
+        more = [sorted(part["sha256"] for part in self.parts), self.only, self.clones]
+        return hashlib.sha256(f"{source} {json.dumps(more, sort_keys=True)}".encode()).hexdigest(), source
+
+    def wanted_source(self):
         kind = kind_of(self.src)
         if kind == "git":
             return self.version if COMMIT.match(self.version) else self.remote_commit()
@@ -272,7 +348,9 @@ class Sources:
 
     def git(self, folder, *arguments, **keywords):
         hint = keywords.get("hint", "see git's words")
-        command = ["git"] + (["-C", folder] if folder else []) + list(arguments)
+        # Since 2.38.1 git takes no submodule from the disk. Who named a repository on the disk wants just that.
+        local = ["-c", "protocol.file.allow=always"] if self.src.startswith("file://") else []
+        command = ["git"] + local + (["-C", folder] if folder else []) + list(arguments)
         try:
             code, out, err = self.run(command, environ_update={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"})
         except OSError:
@@ -291,10 +369,20 @@ class Sources:
                           hint=f"{self.src} has no {self.version}: correct the version").strip()
         # Vendor builds ask for the branch's name, so a branch stays one.
         self.git(folder, "checkout", "--quiet", *(["-B", self.version] if branch else ["--detach"]), commit)
-        if self.submodules and os.path.exists(os.path.join(folder, ".gitmodules")):
-            self.git(folder, "submodule", "update", "--init", "--recursive", "--quiet",
-                     hint="where the node reaches no git server, put an archive that holds the submodules into the media")
         return commit
+
+    def unpack_part(self, archive, folder):
+        return unpack(archive, folder)[0]
+
+    def fill(self, tree):
+        """Lay what belongs into the tree besides itself. Raises SourceError that names all that is missing."""
+        filler = Filler([part["path"] for part in self.parts], self.git, self.unpack_part, self.only, kind_of(self.src) == "git")
+        filler.clones(tree, self.clones)
+        if self.submodules:
+            filler.submodules(tree)
+        if filler.missing:
+            raise SourceError(f"{os.path.basename(self.src)} needs {len(filler.missing)} more repositories, which are not in {self.parts_folder} of the media: "
+                              f"{'; '.join(filler.missing)}. Put them into {self.parts_folder} and index the media again; docs/air-gap.md has the commands.")
 
     def lay(self, tree, digest):
         """Unpack or clone into `tree`, complete or not at all; returns the commit or None."""
@@ -303,10 +391,11 @@ class Sources:
         os.makedirs(self.store, mode=0o755, exist_ok=True)
         try:
             if kind_of(self.src) == "archive":
-                top, commit = unpack(self.src, partial)
+                top, commit, self.left_out = unpack(self.src, partial)
             else:
                 os.makedirs(partial)
                 top, commit = "tree", self.clone(os.path.join(partial, "tree"))
+            self.fill(os.path.join(partial, top))
             record = {"dest": self.dest, "source": self.src, "version": self.version, "digest": digest, "commit": commit}
             with open(self.record_path(tree), "w", encoding="utf-8") as stream:
                 json.dump(record, stream, indent=1, sort_keys=True)
@@ -327,7 +416,7 @@ class Sources:
 
 def present(sources, check):
     kind = kind_of(sources.src)
-    digest = sources.wanted()
+    digest, source = sources.wanted()
     tree = os.path.join(sources.store, f"{sources.name}-{digest[:12]}")
     current, record = sources.current(), sources.record(tree)
     needs_tree = record.get("digest") != digest
@@ -337,7 +426,7 @@ def present(sources, check):
         reason = f"{sources.dest} points at {current or 'nothing'}, {tree} is wanted"
     else:
         reason = None
-    commit = record.get("commit") or (digest if kind == "git" else None)
+    commit = record.get("commit") or (source if kind == "git" else None)
     if reason and not check:
         if needs_tree:
             shutil.rmtree(tree, ignore_errors=True)
@@ -345,7 +434,8 @@ def present(sources, check):
         sources.point(tree)
     return {
         "changed": reason is not None, "reason": reason, "kind": kind, "needs_src": needs_tree and kind != "git",
-        "tree": tree, "digest": digest, "commit": commit,
+        "needs_parts": needs_tree and bool(sources.parts),
+        "tree": tree, "digest": digest, "commit": commit, "left_out": sources.left_out,
         "diff": {"before": f"{sources.dest} -> {current}\n" if current else "", "after": f"{sources.dest} -> {tree}\n"},
     }
 
@@ -372,6 +462,12 @@ def main():
             "digest": {"type": "str"},
             "version": {"type": "str", "default": "HEAD"},
             "submodules": {"type": "bool", "default": True},
+            "only": {"type": "dict", "default": {}},
+            "clones": {"type": "list", "elements": "dict", "default": [], "options": {
+                "path": {"type": "str", "required": True}, "url": {"type": "str", "required": True}, "version": {"type": "str", "required": True}}},
+            "parts": {"type": "list", "elements": "dict", "default": [], "options": {
+                "path": {"type": "path", "required": True}, "sha256": {"type": "str", "required": True}}},
+            "parts_folder": {"type": "str", "default": "parts"},
             "dest": {"type": "path", "required": True},
             "store": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -383,7 +479,7 @@ def main():
     sources = Sources(module.params, module.run_command)
     try:
         result = (present if module.params["state"] == "present" else absent)(sources, module.check_mode)
-    except (SourceError, OSError) as exc:
+    except (SourceError, PartsError, OSError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)
 

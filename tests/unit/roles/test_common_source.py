@@ -30,19 +30,19 @@ def with_a_submodule(base: Path, who: dict[str, str]) -> dict[str, bytes]:
     def git(folder: Path, *arguments: str) -> None:
         subprocess.run(["git", "-c", "protocol.file.allow=always", *arguments], cwd=folder, env={**os.environ, **who}, check=True)
 
-    for name in ("part", "whole"):
+    for name in ("git-part", "git-whole"):
         (base / name).mkdir()
         git(base / name, "init", "-q", "-b", "main")
-    (base / "part/file").write_text("from its own file")
-    git(base / "part", "add", "file")
-    git(base / "part", "commit", "-qm", "one")
-    git(base / "whole", "submodule", "--quiet", "add", str(base / "part"), "third_party/part")
-    git(base / "whole", "config", "-f", ".gitmodules", "submodule.third_party/part.url", "https://git.example.invalid/part.git")
-    (base / "whole/file").write_text("from a bundle")
-    git(base / "whole", "add", "file")
-    git(base / "whole", "commit", "-qam", "one")
-    git(base / "whole", "bundle", "create", "-q", str(base / "whole.bundle"), "HEAD")
-    git(base / "part", "archive", "--prefix=part/", "-o", str(base / "part.tar.gz"), "HEAD")
+    (base / "git-part/file").write_text("from its own file")
+    git(base / "git-part", "add", "file")
+    git(base / "git-part", "commit", "-qm", "one")
+    git(base / "git-whole", "submodule", "--quiet", "add", str(base / "git-part"), "third_party/part")
+    git(base / "git-whole", "config", "-f", ".gitmodules", "submodule.third_party/part.url", "https://git.example.invalid/part.git")
+    (base / "git-whole/file").write_text("from a bundle")
+    git(base / "git-whole", "add", "file")
+    git(base / "git-whole", "commit", "-qam", "one")
+    git(base / "git-whole", "bundle", "create", "-q", str(base / "whole.bundle"), "HEAD")
+    git(base / "git-part", "archive", "--prefix=part/", "-o", str(base / "part.tar.gz"), "HEAD")
     return {"source/whole-1.bundle": (base / "whole.bundle").read_bytes(), "source/whole-1.submodules/part.tar.gz": (base / "part.tar.gz").read_bytes()}
 
 
