@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import typing as t
 
@@ -14,7 +15,7 @@ from ansible_collections.npuops.ktransformers.plugins.plugin_utils import manife
 Problem = t.Dict[str, t.Any]
 
 
-class Source:
+class Source(abc.ABC):
     """A place that holds the media; base: its path or address, as it may be shown; full: with the password of an address."""
 
     is_directory = False
@@ -23,17 +24,17 @@ class Source:
         self.base = base
         self.full = full
 
+    @abc.abstractmethod
     def manifest(self) -> manifests.Manifest:
         """Raises MediaError."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def path(self, name: str) -> str:
         """Local path or address of a file."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def problems(self, entries: t.Iterable[manifests.Entry]) -> t.Dict[str, Problem]:
         """What can be said from here of files that the manifest lists and the source doesn't have, by their names."""
-        raise NotImplementedError
 
 
 class Directory(Source):
