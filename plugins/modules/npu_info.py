@@ -223,7 +223,7 @@ npu:
       description: The file systems of O(disk_paths), sizes in mebibytes.
       type: list
       elements: dict
-      sample: [{path: /mnt/weights, mount: /mnt, fstype: xfs, total_mb: 3662109, free_mb: 3100000}]
+      sample: [{path: /mnt/weights, mount: /mnt, fstype: xfs, total_mb: 3662109, free_mb: 3100000, read_only: null}]
 """
 
 from ansible.module_utils.basic import AnsibleModule

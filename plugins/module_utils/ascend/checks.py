@@ -18,6 +18,7 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.packag
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Plan, Roots
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import Runner, problem
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare, version_key
+from ansible_collections.npuops.ktransformers.plugins.module_utils.mounts import read_only_mount
 
 _DRIVER_MIN_MB = 301  # the vendor refuses 300 (https://gitcode.com/cann/driver, env_check.sh)
 _UNPACKED = 4  # unpacked and installed together, as a multiple of the package
@@ -100,8 +101,9 @@ def _rights(plan: Plan, roots: Roots, runner: Runner) -> Iterator[dict]:
     parent = node.existing_parent(roots.ascend)
     if not os.path.isdir(parent):
         yield problem("no_folder", f"{parent} is no folder", f"a folder on the way to {roots.ascend}", f"move {parent} away, or choose another install_path")
-    elif os.statvfs(parent).f_flag & os.ST_RDONLY:
-        yield problem("read_only", f"{parent} is on a file system that is mounted read-only", "a writable one", f"mount -o remount,rw {parent}")
+    elif read_only_mount(parent):
+        yield problem("read_only", f"{parent} is on {read_only_mount(parent)}, which is mounted read-only", "a writable file system",
+                      f"mount -o remount,rw {read_only_mount(parent)}")
     elif not os.access(parent, os.W_OK | os.X_OK):
         yield problem("unwritable", f"{parent} may not be written by uid {runner.uid}", "a writable install_path", "choose another one, or become root")
     if runner.uid == 0 and plan.wish.state == "present" and plan.wish.kind in ("driver", "nnal"):

@@ -11,6 +11,7 @@ import re
 import stat
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.records import read_text
+from ansible_collections.npuops.ktransformers.plugins.module_utils.mounts import read_only_mount
 
 _DEVICE_NODE = re.compile(r"davinci\d+|davinci_manager|devmm_svm|devmm_svm_agent|hisi_hdc|dvpp_cmdlist")
 _MIB = 1024 * 1024
@@ -225,7 +226,7 @@ def free_mb(path: str) -> int | None:
 
 
 def disk(path: str, proc_root: str = "/proc") -> dict:
-    """Size and free space (mebibytes) of the file system that holds `path`, or will hold it."""
+    """Size and free space (mebibytes) of the file system that holds `path`, or will hold it; where it begins when it is mounted read-only."""
     real = os.path.realpath(existing_parent(path))
     mount, fstype = None, None
     for point, kind in _mounts(proc_root):
@@ -238,4 +239,4 @@ def disk(path: str, proc_root: str = "/proc") -> dict:
         total = status.f_blocks * status.f_frsize // _MIB
     except OSError:
         total = None
-    return {"path": path, "mount": mount, "fstype": fstype, "total_mb": total, "free_mb": free_mb(real)}
+    return {"path": path, "mount": mount, "fstype": fstype, "total_mb": total, "free_mb": free_mb(real), "read_only": read_only_mount(path)}

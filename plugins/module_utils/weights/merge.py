@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ansible_collections.npuops.ktransformers.plugins.module_utils import job
+from ansible_collections.npuops.ktransformers.plugins.module_utils.mounts import read_only_mount
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import checks, engine, halves, manifest, verify
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights import copy as copying
 from ansible_collections.npuops.ktransformers.plugins.module_utils.weights.errors import Problem, WeightsError, errors_of, problem, shortened
@@ -149,7 +150,12 @@ def _with_disk(options: Options, plan: Plan, model: Model, found: List[Problem],
         reasons = [f"{name} is of an earlier merge" for name in sorted(set(known.records) - set(kept))] or ["the plan is another one"]
     found = found + _foreign(output, plan, records)
     nearest = copying.nearest_folder(output)
-    if not os.access(nearest, os.W_OK | os.X_OK) and reasons:
+    mount = read_only_mount(nearest) if reasons else None
+    if mount:
+        found.append(problem("output_read_only", f"{output} would be written to {mount}, which is mounted read-only", "a writable file system",
+                             f"Type `mount -o remount,rw {mount}` on the node (see `dmesg` first: a damaged one is remounted by the kernel), "
+                             "or choose another output_path"))
+    elif reasons and not os.access(nearest, os.W_OK | os.X_OK):
         found.append(problem("output_not_writable", f"this user may not write to {nearest}", "a folder that it may write to",
                              "Choose another output_path, or run the task with become"))
     todo = [item for item in plan.files if item.name not in kept]

@@ -68,6 +68,14 @@ SICK = {"smi": {"devices": [{"npu_id": 0, "health": "OK"}, {"npu_id": 3, "health
     pytest.param({"host": {"automatic_updates": {"enabled": True, "by": "/etc/x"}}}, {"host_scope": "user"}, {
         "host-updates": ("the system updates itself (/etc/x)", "no automatic updates, for a new kernel takes the NPU driver's modules away"),
     }, id="updates-in-user-scope"),
+    pytest.param({"disks": [
+        {"path": "/usr/local/Ascend", "read_only": "/usr"}, {"path": "/var/lib/npuops", "read_only": None},
+        {"path": "/opt/ktransformers", "read_only": "/opt"}, {"path": "/mnt/weights", "read_only": "/mnt"},
+    ]}, {}, {
+        "host-read-only": (
+            "/usr/local/Ascend is on /usr, /opt/ktransformers is on /opt, which is mounted read-only", "writable file systems, where the stages install",
+        ),
+    }, id="read-only"),
     pytest.param({"ports": [
         {"port": 10002, "listening": True, "pid": 4711, "name": "web server", "unit": "nginx.service"},
         {"port": 25565, "listening": True, "pid": 12, "name": None, "unit": None},

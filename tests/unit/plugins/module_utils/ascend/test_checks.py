@@ -197,13 +197,14 @@ def test_a_file_system_that_cannot_be_written(ready, monkeypatch):
         f_flag = os.ST_RDONLY
 
     monkeypatch.setattr(os, "statvfs", lambda path: ReadOnly)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(ready.root))
     monkeypatch.setattr(node, "free_mb", lambda path: 10000)
     assert problems(ready, wanted, Runner(1000, ARCH)) == {
         "read_only": (
             "error",
-            f"{ready.root}/usr/local is on a file system that is mounted read-only",
-            "a writable one",
-            f"mount -o remount,rw {ready.root}/usr/local",
+            f"{ready.root}/usr/local is on {ready.root}, which is mounted read-only",
+            "a writable file system",
+            f"mount -o remount,rw {ready.root}",
         ),
     }
 

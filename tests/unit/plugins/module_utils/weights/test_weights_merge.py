@@ -296,6 +296,21 @@ def test_room_counts_what_a_resume_has(options, monkeypatch):
     assert 0 < prepared.needed < 2_000_000
 
 
+def test_a_read_only_disk_is_named_with_its_mount(options, monkeypatch):
+    monkeypatch.setattr(merge, "read_only_mount", lambda _folder: "/mnt/weights")
+    problems = merge.prepare(options).problems
+    assert [(item["id"], item["observed"]) for item in problems] == [
+        ("output_read_only", f"{options.output_path} would be written to /mnt/weights, which is mounted read-only"),
+    ]
+    assert "`mount -o remount,rw /mnt/weights`" in problems[0]["repair"]
+
+
+def test_a_finished_merge_may_lie_on_a_read_only_disk(options, monkeypatch):
+    run(options)
+    monkeypatch.setattr(merge, "read_only_mount", lambda _folder: "/mnt/weights")
+    assert merge.prepare(options).problems == []
+
+
 def test_the_words_about_room(options, monkeypatch):
     monkeypatch.setattr(copying, "free_bytes", lambda _folder: 5_000_000)
     problem = merge.prepare(options._replace(reserve=7_000_000)).problems[0]
