@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     fresh.mkdir(parents=True)
     content = Media(fresh)
     vendor_packages(content, release, options.arch, world)
-    conda_files(content, options.arch, options.python, world)
+    conda_files(content, options.arch, options.python, world, internet=str(media / "conda" / "channel"))
     wheel_files(content, options.arch)
     source_files(content, world)
     laid = lay_node(node, release.hdk, options.arch, world)

@@ -15,6 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import channel
 import conda
 import sources
 import wheels
@@ -88,11 +89,11 @@ def vendor_packages(media: Media, release: Release, arch: str, world: World) -> 
         media.put(f"ascend/{name}", content, release.cann.version, arch, f"CANN {what} package")
 
 
-def conda_files(media: Media, arch: str, python: str, world: World) -> None:
-    """conda/: the installer and the channel mirror."""
-    name, content = conda.installer(arch, python, world)
+def conda_files(media: Media, arch: str, python: str, world: World, internet: str = "") -> None:
+    """conda/: the installer and the channel mirror; internet: where this mirror will lie, which answers for conda-forge too."""
+    name, content = conda.installer(arch, python, world, internet)
     media.put(f"conda/{name}", content, "py311_24.9.2-0", arch, "Miniconda installer")
-    for path, data in conda.channel(arch, python).items():
+    for path, data in channel.channel(arch, python, system=not world.root).items():
         media.put(f"conda/channel/{path}", data, "simulated", "noarch" if path.startswith("noarch/") else arch, "conda channel")
 
 

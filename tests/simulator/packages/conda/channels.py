@@ -1,14 +1,12 @@
-"""Settings, terms, channels and the choice of packages of the conda that npuops SIMULATES."""
+"""Settings, terms and channels of the conda that npuops SIMULATES."""
 
 import json
 import os
 import platform
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KNOWN = json.loads((ROOT / "simulator" / "packages.json").read_text())
+KNOWN = json.loads((ROOT / "simulator" / "known.json").read_text())
 NODE_ROOT = KNOWN["node_root"]
 PLATFORM = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}.get(platform.machine(), "linux-64")
 DEFAULT_CHANNELS = ("pkgs/main", "pkgs/r")
@@ -90,89 +88,20 @@ def check_terms(channels):
         )
 
 
-def repodata(channel, offline):
-    """Packages of a channel: name → record. A folder, file:// or http(s):// is read; known names answer from memory."""
-    if channel in DEFAULT_CHANNELS or channel in ("conda-forge", "anaconda", "defaults"):
-        return {} if offline else {record["name"]: record for record in KNOWN["packages"] if channel in DEFAULT_CHANNELS or record["forge"]}
-    records = {}
-    found = False
-    for subdir in (PLATFORM, "noarch"):
-        if channel.startswith(("http://", "https://")):
-            if offline:
-                continue
-            try:
-                with urllib.request.urlopen("%s/%s/repodata.json" % (channel.rstrip("/"), subdir), timeout=20) as answer:
-                    data = json.loads(answer.read().decode())
-            except (urllib.error.URLError, OSError):
-                continue
-        else:
-            folder = Path(channel[7:] if channel.startswith("file://") else channel)
-            if not (folder / subdir / "repodata.json").is_file():
-                continue
-            data = json.loads((folder / subdir / "repodata.json").read_text())
-        found = True
-        for name, record in list(data.get("packages", {}).items()) + list(data.get("packages.conda", {}).items()):
-            records.setdefault(record["name"], dict(record, fn=name, channel=channel, subdir=subdir))
-    if not found:
-        if offline and channel.startswith("http"):
-            return {}
-        raise error(
-            "UnavailableInvalidChannel",
-            "HTTP 404 NOT FOUND for channel %s <%s>\n\nThe channel is not accessible or is invalid.\n\n"
-            "You will need to adjust your conda configuration to proceed." % (channel.rstrip("/").split("/")[-1], channel),
-        )
-    return records
-
-
-def parse_spec(text):
-    text = text.split("::")[-1].strip()
-    for mark in ("==", ">=", "<=", "=", ">", "<", "!="):
-        if mark in text:
-            name, version = text.split(mark, 1)
-            return name.strip().lower(), mark, version.split("=")[0].strip()
-    return text.lower(), "", ""
-
-
-def matches(record, mark, version):
-    """Whether a record fits. Beside = and == every comparison is taken to hold: the simulator has one version of each package."""
-    if mark == "=":
-        return (record["version"] + ".").startswith(version.rstrip("*").rstrip(".") + ".")
-    return mark != "==" or record["version"] == version
-
-
-def resolve(specs, options):
-    channels = channels_of(options)
-    check_terms(channels)
-    offered, tried = {}, []
-    for channel in channels:
-        tried.append(channel)
-        for name, record in repodata(channel, options.offline).items():
-            offered.setdefault(name, dict(record, channel=record.get("channel", channel)))
-    chosen, missing = [], []
-    for spec in specs:
-        name, mark, version = parse_spec(spec)
-        record = offered.get(name)
-        if record is None or not matches(record, mark, version):
-            missing.append(spec if record is None else "%s (simulated: only %s is here)" % (spec, record["version"]))
-        else:
-            chosen.append(record)
-    if missing:
-        raise error(
-            "PackagesNotFoundError",
-            "The following packages are not available from current channels:\n\n"
-            + "".join("  - %s\n" % item for item in missing)
-            + "\nCurrent channels:\n\n"
-            + "".join("  - %s\n" % item for item in tried)
-            + "\nTo search for alternate channels that may provide the conda package you're\nlooking for, "
-            "navigate to the channel index and use the search bar at the top of the page.\n",
-        )
-    names = [record["name"] for record in chosen]
-    queue = list(chosen)
-    while queue:
-        for dependency in queue.pop().get("depends", []):
-            name = parse_spec(dependency.split(" ")[0])[0]
-            if name in offered and name not in names:
-                names.append(name)
-                chosen.append(offered[name])
-                queue.append(offered[name])
-    return chosen
+def reach(channel, offline):
+    """The address at which the solver finds a channel, None when it's left out. Names of the internet answer from the media that they were built with."""
+    known = channel in DEFAULT_CHANNELS or channel in ("conda-forge", "anaconda", "defaults")
+    if offline and (known or channel.startswith(("http://", "https://"))):
+        return None
+    if channel.startswith(("http://", "https://")):
+        return channel
+    folder = Path(KNOWN["internet"] if known else channel[7:] if channel.startswith("file://") else channel)
+    if any((folder / subdir / "repodata.json").is_file() for subdir in (PLATFORM, "noarch")):
+        return "file://%s" % folder
+    if known:
+        raise error("CondaHTTPError", "HTTP 000 CONNECTION FAILED for url <https://conda.anaconda.org/%s/%s/repodata.json>" % (channel, PLATFORM))
+    raise error(
+        "UnavailableInvalidChannel",
+        "HTTP 404 NOT FOUND for channel %s <%s>\n\nThe channel is not accessible or is invalid.\n\n"
+        "You will need to adjust your conda configuration to proceed." % (channel.rstrip("/").split("/")[-1], channel),
+    )

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""conda as SIMULATED by npuops: the calls a deployment makes, their messages and exit codes, and real virtual environments.
+"""conda as SIMULATED by npuops: the calls a deployment makes, their messages and exit codes, over a real solver and real environments.
 
-Nothing is downloaded. A channel is a folder or URL with repodata.json; conda-forge and the default channels are known by name,
-as if the internet were there. Python in an environment is a venv of the python this was built with.
+Nothing is downloaded. A channel is a folder or URL with repodata.json; conda-forge and the default channels are known by name, and
+answered by the channel of the media that this conda came with, as if the internet were there.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +18,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "simulator"))
 
 from channels import (  # noqa: E402
     DEFAULT_CHANNELS,
-    KNOWN,
     NODE_ROOT,
     PLATFORM,
     ROOT,
     TERMS,
     CondaError,
     channels_of,
+    check_terms,
     error,
     read_condarc,
-    resolve,
     settings,
     write_condarc,
 )
+from solver import installed, link, shown, solve, unlink, without  # noqa: E402
 
 VERSION = "24.9.2"
 ENVIRONMENTS = ROOT / "simulator" / "environments.txt"
@@ -57,60 +56,11 @@ def records_of(prefix):
     return sorted((json.loads(path.read_text()) for path in (prefix / "conda-meta").glob("*.json")), key=lambda record: record["name"])
 
 
-def link_packages(prefix, records):
-    """Writes the records of `records` and what they bring. Returns how many were not there already."""
-    here = {record["name"]: record["version"] for record in records_of(prefix)}
-    new = [record for record in records if here.get(record["name"]) != record["version"]]
-    for record in new:
-        if record["name"] == "python":
-            make_python(prefix)
-        if record["name"] == "libstdcxx-ng":
-            library = prefix / "lib" / "libstdc++.so.6"
-            library.parent.mkdir(parents=True, exist_ok=True)
-            library.unlink() if library.exists() or library.is_symlink() else None
-            real = library.with_name("libstdc++.so.6.0.32")
-            real.write_bytes(cxx_runtime())
-            library.symlink_to(real.name)
-            prefix.joinpath("lib", "libstdc++.so").exists() or prefix.joinpath("lib", "libstdc++.so").symlink_to("libstdc++.so.6")
-        build = record.get("build", "h0_0")
-        meta = {
-            "name": record["name"],
-            "version": record["version"],
-            "build": build,
-            "build_number": 0,
-            "channel": record["channel"],
-            "subdir": record.get("subdir", PLATFORM),
-            "fn": record.get("fn", "%s-%s-%s.conda" % (record["name"], record["version"], build)),
-            "depends": record.get("depends", []),
-            "simulated": "by npuops",
-            "files": [],
-        }
-        for old in (prefix / "conda-meta").glob(record["name"] + "-*.json"):
-            if json.loads(old.read_text())["name"] == record["name"]:
-                old.unlink()
-        (prefix / "conda-meta" / ("%s-%s-%s.json" % (record["name"], record["version"], build))).write_text(json.dumps(meta, indent=2) + "\n")
-    return len(new)
-
-
-def make_python(prefix):
-    """A real environment of the python the simulator was built with; its pip comes from ensurepip."""
-    python = KNOWN["python"] if os.access(KNOWN["python"], os.X_OK) else sys.executable
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_", "__PYVENV"))}
-    done = subprocess.run([python, "-m", "venv", str(prefix)], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise CondaError("[npuops simulator] %s cannot make an environment:\n%s%s" % (python, done.stdout, done.stderr))
-
-
-def cxx_runtime():
-    """A libstdc++ that names GLIBCXX_3.4.32: the machine's own, lest a C++ program that meets it fails, with the name appended.
-
-    A stub only where the machine has none.
-    """
-    for folder in ("/usr/lib/%s-linux-gnu" % platform.machine(), "/lib/%s-linux-gnu" % platform.machine(), "/usr/lib64", "/usr/lib"):
-        library = Path(folder) / "libstdc++.so.6"
-        if library.is_file():
-            return library.read_bytes() + b"\0GLIBCXX_3.4.32\0GLIBCXX_3.4.31\0simulated by npuops: the machine's own library\0"
-    return (ROOT / "simulator" / "libstdc++.so.6").read_bytes()
+def choose(options, have, update=False):
+    """What the environment would hold with what is asked for."""
+    channels = channels_of(options)
+    check_terms(channels)
+    return solve(specs_of(options), have, channels, options.offline, update)
 
 
 def remember(prefix):
@@ -137,11 +87,11 @@ def plan(prefix, records, options):
         print("Channels:\n" + "".join(" - %s\n" % item for item in channels_of(options)) + "Platform: %s" % PLATFORM)
         print("Collecting package metadata (repodata.json): done\nSolving environment: done\n")
         print("\n## Package Plan ##\n\n  environment location: %s\n\nThe following NEW packages will be INSTALLED:\n" % prefix)
-        for record in records:
-            print("  %-18s %s/%s::%s-%s" % (record["name"], record["channel"], record.get("subdir", PLATFORM), record["name"], record["version"]))
+        for record in map(shown, records):
+            print("  %-18s %s/%s::%s-%s" % (record["name"], record["channel"], record["subdir"], record["name"], record["version"]))
     if options.dry_run:
         if options.json:
-            print(json.dumps({"success": True, "dry_run": True, "prefix": str(prefix), "actions": {"LINK": records}}))
+            print(json.dumps({"success": True, "dry_run": True, "prefix": str(prefix), "actions": {"LINK": [shown(record) for record in records]}}))
         else:
             print("\nDryRunExit: Dry run. Exiting.")
         return False
@@ -160,32 +110,36 @@ def create(options):
         raise error("ArgumentError", "one of the arguments -n/--name -p/--prefix is required")
     if prefix == ROOT:
         raise error("CondaValueError", "The target prefix is the base prefix. Aborting.")
-    records = resolve(specs_of(options), options)
+    records = choose(options, [])
     if (prefix / "conda-meta").is_dir():
         if not options.json:
             print("WARNING: A conda environment already exists at '%s'" % prefix)
         if not options.yes:
             raise error("CondaSystemExit", "Exiting.")
         if not options.dry_run:
-            shutil.rmtree(str(prefix))
+            unlink(prefix)
     elif prefix.exists() and any(prefix.iterdir()):
         raise error("CondaValueError", "Target prefix is a directory and not a conda environment: %s" % prefix)
     if not plan(prefix, records, options):
         return
     (prefix / "conda-meta").mkdir(parents=True, exist_ok=True)
+    link(prefix, records, [])
     (prefix / "conda-meta" / "history").write_text("==> simulated by npuops <==\n# cmd: %s\n" % " ".join(sys.argv))
-    link_packages(prefix, records)
     remember(prefix)
     finish(prefix, options)
     if not options.json and not options.quiet:
         print("#\n# To activate this environment, use\n#\n#     $ conda activate %s\n" % (options.name or prefix))
 
 
-def install(options):
+def install(options, update=False):
     prefix = prefix_of(options)
-    records = resolve(specs_of(options), options)
-    here = {record["name"]: record["version"] for record in records_of(prefix)}
-    if all(here.get(record["name"]) == record["version"] for record in records):
+    if prefix == ROOT:
+        raise CondaError("[npuops simulator] the base environment holds nothing that could be changed")
+    have = installed(prefix)
+    records = choose(options, have, update)
+    if {(record.name.normalized, str(record.version), record.build) for record in records} == {
+        (record.name.normalized, str(record.version), record.build) for record in have
+    }:
         print(
             json.dumps({"success": True, "message": "All requested packages already installed."})
             if options.json
@@ -193,7 +147,7 @@ def install(options):
         )
         return
     if plan(prefix, records, options):
-        link_packages(prefix, records)
+        link(prefix, records, have)
         finish(prefix, options)
 
 
@@ -210,15 +164,19 @@ def remove(options):
         if prefix == ROOT:
             raise error("CondaEnvironmentError", "cannot remove root environment, add -n NAME or -p PREFIX option")
         if not options.dry_run:
-            shutil.rmtree(str(prefix))
+            unlink(prefix)
         print("\nRemove all packages in environment %s:\n" % prefix)
         return
-    for spec in options.packages:
-        found = [path for path in (prefix / "conda-meta").glob(spec + "-*.json") if json.loads(path.read_text())["name"] == spec]
-        if not found:
-            raise error("PackagesNotFoundError", "The following packages are missing from the target environment:\n  - %s" % spec)
-        found[0].unlink()
-    finish(prefix, options)
+    have = installed(prefix)
+    missing = [name for name in options.packages if name not in {record.name.normalized for record in have}]
+    if missing:
+        raise error(
+            "PackagesNotFoundError", "The following packages are missing from the target environment:\n" + "".join("  - %s\n" % name for name in missing)
+        )
+    records = without(options.packages, have)
+    if plan(prefix, records, options):
+        link(prefix, records, have)
+        finish(prefix, options)
 
 
 def list_packages(options):
@@ -369,7 +327,7 @@ def run(arguments):
 COMMANDS = {
     "create": create,
     "install": install,
-    "update": install,
+    "update": lambda options: install(options, update=True),
     "remove": remove,
     "uninstall": remove,
     "list": list_packages,
@@ -440,4 +398,8 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: the solver's own threads are still there, and now and then crash an interpreter that takes itself apart.
+    os._exit(status)

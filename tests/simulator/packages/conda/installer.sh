@@ -88,6 +88,10 @@ python="@PYTHON@"
 if [ ! -x "$python" ]; then python=$(command -v python3.11 || command -v python3); fi
 printf "\\nInstalling base environment...\\n\\nPreparing transaction: ...working... done\\nExecuting transaction: ...working... done\\n"
 sed -i "1s|.*|#!$python|" "$PREFIX/bin/conda"
+if [ -f "$PREFIX/simulator/py_rattler.whl" ]; then
+    "$python" -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])' "$PREFIX/simulator/py_rattler.whl" "$PREFIX/simulator/py-rattler"
+    rm "$PREFIX/simulator/py_rattler.whl"
+fi
 ln -sf "$python" "$PREFIX/bin/python3"
 ln -sf python3 "$PREFIX/bin/python"
 : >> "$PREFIX/conda-meta/history"
