@@ -16,7 +16,7 @@ export ANSIBLE_CONFIG := $(ROOT)/ansible.cfg
 # Ansible's own caches and temporary files stay in the checkout, too.
 export ANSIBLE_HOME := $(ROOT)/.ansible
 
-.PHONY: help rehearse simulate lint unit integration test sanity molecule build clean
+.PHONY: help rehearse simulate lint unit integration test sanity molecule matrix docs release-check build clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -33,6 +33,14 @@ $(VENV)/.stamp-run: requirements.txt
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing requirements.txt into .venv (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# Tools that want other versions than the tests do have an environment of their own, kept between runs; `make clean` removes it.
+.cache/venv-%/.stamp: requirements-%.txt requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@rm -rf $(@D) && "$(PYTHON)" -m venv $(@D)
+	@echo "Installing $< into $(@D) (once)"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 simulate: $(VENV)/.stamp-rehearsal ## Build the simulated media and node
@@ -65,6 +73,11 @@ sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages: the node as a container
 	@tests/containers/engine.sh .cache/containers || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
 	@test ! -e .cache/containers/containers.conf || $(BIN)/molecule test
+
+# FINAL=1 on the day of the release: the changelog has to have its entry (docs/releasing.md).
+release-check: $(VENV)/.stamp-test .cache/venv-release/.stamp ## The tarball as it would be published
+	@FINAL=$(FINAL) $(BIN)/python -m pytest tests/release -v --no-header $(ARGS)
+	@echo "The importer's log is in .cache/release; the environment .cache/venv-release is kept for the next run"
 
 build: $(VENV)/.stamp-run ## The collection as a tarball, in dist/
 	@mkdir -p dist && $(BIN)/ansible-galaxy collection build --force --output-path dist

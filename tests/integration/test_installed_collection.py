@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.integration.nodes import CHECKOUT
+from tests.release.checks import BELONGS, CHECKOUT, misplaced
+from tests.release.installed import install, run
 
-BIN = Path(sys.executable).parent
 MODULES = sorted(path.stem for path in (CHECKOUT / "plugins" / "modules").glob("*.py"))
 ROLES = ["host", "hdk", "conda_py311", "cann", "torch_npu_opplugin", "weights_merge", "npu_graph_sink", "ktransformers", "verify"]
-BELONGS = {
-    "CHANGELOG.rst", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "README.zh-CN.md",
-    "changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "roles",
-}  # fmt: skip
-
-
-def run(place: Path, *command: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    environment |= {"ANSIBLE_COLLECTIONS_PATH": str(place / "collections"), "ANSIBLE_HOME": str(place / "home"), "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("installed")
-    run(place, "ansible-galaxy", "collection", "build", str(CHECKOUT), "--output-path", str(place))
-    run(place, "ansible-galaxy", "collection", "install", "--offline", "-p", str(place / "collections"), *map(str, place.glob("*.tar.gz")))
+    install(place)
     return place
 
 
 def test_the_tarball_holds_what_belongs_to_the_collection(installed: Path):
     (tarball,) = installed.glob("*.tar.gz")
     with tarfile.open(tarball) as archive:
-        names = archive.getnames()
-    assert {name.split("/")[0] for name in names} == BELONGS
-    assert [name for name in names if "__pycache__" in name or name.endswith(".pyc")] == []
+        members = archive.getmembers()
+    assert misplaced(members) == []
+    assert {member.name.split("/")[0] for member in members} == BELONGS
     assert tarball.stat().st_size < 2_000_000
 
 
