@@ -253,7 +253,12 @@ class Mirror:
         """A small file as a whole."""
         for again in self._tries(name):
             with again, self._open(name, 0) as answer:
-                return answer.read(limit)
+                announced = answer.length
+                text = answer.read(limit)
+                # Asked for an amount, http.client is silent about an answer that ends early.
+                if announced is not None and len(text) < min(announced, limit):
+                    raise http.client.IncompleteRead(text, announced - len(text))
+                return text
         raise AssertionError("unreachable")
 
     def fetch(self, dest: str, file: File, mode: int) -> None:

@@ -98,6 +98,18 @@ def test_a_dropped_connection_goes_on_where_it_broke(server, dest):
     assert [request[1] for request in server.requests] == [None, "bytes=300000-", *["bytes=300001-"] * 3]
 
 
+def test_a_small_file_that_was_cut_is_asked_for_again(server):
+    server.plans = [{"drop_after": 300_000}, {"drop_after": 0}]
+    assert mirror(server).read(FILE.name) == CONTENT
+    assert len(server.requests) == 3
+
+
+def test_a_small_file_that_never_comes_whole_is_told_as_such(server):
+    server.plans = [{"drop_after": 300_000}] * 2
+    with pytest.raises(media.MediaError, match="can't be downloaded from .*IncompleteRead.*; 2 attempts in a row brought nothing"):
+        mirror(server, patience=2).read(FILE.name)
+
+
 def test_a_later_call_goes_on_too(server, dest):
     server.plans = [{"drop_after": 300_000}, *[{"status": 500}] * 5]
     with pytest.raises(media.MediaError) as caught:
