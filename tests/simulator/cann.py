@@ -35,6 +35,8 @@ class Cann:
 
 # CANN 8.3.RC1 of the second stack. ASSUMPTION: component, inner version and build; only 8.1.RC1's and 8.2.RC1's are published.
 CANN_8_1 = Cann()
+# The same version, built again: what a vendor's corrected download is. ASSUMPTION: no such one of 8.1.RC1 is known.
+CANN_8_1_AGAIN = Cann(inner_version="V100R001C21SPC001B242", timestamp="20250619_101500123")
 CANN_8_2 = Cann(
     "8.2.RC1", "7.8.0.1.231", "V100R001C22SPC001B231", ("V100R001C15", "V100R001C18", "V100R001C19", "V100R001C20", "V100R001C21", "V100R001C22"), "B100"
 )
@@ -206,7 +208,7 @@ def part_tree(part: str, cann: Cann, arch: str, world: World) -> Tree:
     tree.file(f"{folder}/scene.info", f"os=linux\nos_version=\narch={arch}\n", 0o440)
     for library, (owner, _exports, needed) in LIBRARIES.items():
         if owner == part:
-            tree.file(f"{form}/lib64/{library}", elf.shared_object(arch, library, exports_of(library), needed, cann.version.encode()), 0o440)
+            tree.file(f"{form}/lib64/{library}", elf.shared_object(arch, library, exports_of(library), needed, f"{cann.version} {cann.timestamp}".encode()), 0o440)
             tree.link(f"{folder}/lib64/{library}", f"../../{form}/lib64/{library}")
     if part == "runtime":
         tree.file(f"{form}/include/acl/acl.h", "/* simulated by npuops */\n#define ACL_MAJOR_VERSION 1\n", 0o440)

@@ -78,19 +78,25 @@ def _check_experts(model: LoadedModel, key: str, part: str) -> None:
                             f"{GGML_BLOCKS[ggml_type][0]} have {expected}: the CPU's expert code would read past the end (Segmentation fault)")
 
 
-def check_graph() -> None:
-    """Capturing a graph whose experts run on the CPU needs the replaced libruntime.so.
+def loaded_runtime() -> tuple:
+    """(path, content, None) of libruntime.so as a process loads it when it starts, or (path, None, why it cannot). It keeps that until it ends."""
+    library = os.path.join(os.environ.get("ASCEND_TOOLKIT_HOME", ""), "lib64", "libruntime.so")
+    try:
+        with open(library, "rb") as stream:
+            return library, stream.read(), None
+    except OSError as error:
+        return library, None, error.strerror
+
+
+def check_graph(runtime: tuple) -> None:
+    """Capturing a graph whose experts run on the CPU needs the replaced libruntime.so. runtime: what loaded_runtime said when the process started.
 
     ASSUMPTION: with the pristine one the callback cannot be recorded, and the capture fails.
     """
-    home = os.environ.get("ASCEND_TOOLKIT_HOME", "")
-    library = os.path.join(home, "lib64", "libruntime.so")
-    try:
-        with open(library, "rb") as stream:
-            replaced = GRAPH_MARK in stream.read()
-    except OSError as error:
-        raise RuntimeError(f"simulated: NPU graph capture cannot read {library}: {error.strerror}")
-    if not replaced:
+    library, content, error = runtime
+    if content is None:
+        raise RuntimeError(f"simulated: NPU graph capture cannot read {library}: {error}")
+    if GRAPH_MARK not in content:
         raise RuntimeError(f"simulated: NPU graph capture failed: {library} is the toolkit's own and cannot record a host callback; "
                             "it is not the libruntime.so of ktransformers/util/npu_graph_so")
 

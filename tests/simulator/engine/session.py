@@ -24,6 +24,7 @@ class Session:
         self.engine = None
         self.captured = False
         self.prompts = 0
+        self.runtime = first_prompt.loaded_runtime()
 
     def load(self, model_path, gguf_path, rule_path, graph, tp: int = 1) -> None:
         self.graph = bool(graph)
@@ -78,7 +79,7 @@ class Session:
         self.captured = True
         startup.check_switches(True)
         print(f"[rank:{self.rank}]------------- NPU Graph Capture Begin -------------", flush=True)
-        first_prompt.check_graph()
+        first_prompt.check_graph(self.runtime)
         print(f"[rank:{self.rank}]------------- NPU Graph Capture Finish -------------", flush=True)
 
     def destroy_graph(self) -> None:
