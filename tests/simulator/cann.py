@@ -208,7 +208,8 @@ def part_tree(part: str, cann: Cann, arch: str, world: World) -> Tree:
     tree.file(f"{folder}/scene.info", f"os=linux\nos_version=\narch={arch}\n", 0o440)
     for library, (owner, _exports, needed) in LIBRARIES.items():
         if owner == part:
-            tree.file(f"{form}/lib64/{library}", elf.shared_object(arch, library, exports_of(library), needed, f"{cann.version} {cann.timestamp}".encode()), 0o440)
+            build = f"{cann.version} {cann.timestamp}".encode()
+            tree.file(f"{form}/lib64/{library}", elf.shared_object(arch, library, exports_of(library), needed, build), 0o440)
             tree.link(f"{folder}/lib64/{library}", f"../../{form}/lib64/{library}")
     if part == "runtime":
         tree.file(f"{form}/include/acl/acl.h", "/* simulated by npuops */\n#define ACL_MAJOR_VERSION 1\n", 0o440)

@@ -7,7 +7,8 @@
     python tests/simulator/dropping_mirror.py --directory MEDIA --port-file FILE [--log FILE] [--above BYTES] [--pieces N]
 
 Each answer carries a part of 1/N of the file at most and ends without the rest, as a connection that is lost does; it announces all the rest, and
-answers requests for a range (RFC 9110, 14). Small files come whole; the manifest, which is never asked for in parts, is cut the first time. A line of the log is a request: path, first byte, bytes announced and sent.
+answers requests for a range (RFC 9110, 14). Small files come whole; the manifest, which is never asked for in parts, is cut the first time.
+A line of the log is a request: path, first byte, bytes announced and sent.
 """
 
 from __future__ import annotations
