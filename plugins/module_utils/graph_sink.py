@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 LIBRARY = "libruntime.so"
 BACKUP = LIBRARY + ".bak"
@@ -142,6 +142,69 @@ def see(toolkit: Toolkit, wanted: Optional[str], record: Optional[Mapping[str, A
         record=record,
         kept_sha256=sha256_of(kept) if os.path.isfile(kept) else None,
     )
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that has the library mapped."""
+    pid: int
+    command: str
+
+
+def find_users(libraries: Sequence[str], units: Sequence[str] = (), proc_root: str = "/proc") -> List[User]:
+    """Processes that map one of these files, those of `units` (systemd's, by their control group) left out.
+
+    A process whose maps this user may not read is not seen: root sees all. https://man7.org/linux/man-pages/man5/proc_pid_maps.5.html
+    """
+    wanted = {os.path.realpath(path) for path in libraries}
+    inodes = {str(os.stat(path).st_ino) for path in wanted if os.path.exists(path)}
+    names = {os.path.basename(path) for path in wanted}
+    found = []
+    for name in os.listdir(proc_root) if os.path.isdir(proc_root) else []:
+        if name.isdigit() and _maps_one(os.path.join(proc_root, name, "maps"), wanted, inodes, names) and not _is_of(os.path.join(proc_root, name), units):
+            found.append(User(int(name), _command(os.path.join(proc_root, name))))
+    return sorted(found, key=lambda user: user.pid)
+
+
+def _maps_one(maps: str, paths: Any, inodes: Any, names: Any) -> bool:
+    """In a container the file has another path, and the same inode. Device numbers do not help: on btrfs and overlayfs stat shows others."""
+    try:
+        with open(maps, encoding="utf-8", errors="replace") as stream:
+            fields = [line.rstrip("\n").split(None, 5) for line in stream if LIBRARY in line]
+    except OSError:
+        return False
+    return any(len(one) == 6 and (one[5] in paths or one[4] in inodes and os.path.basename(one[5]) in names) for one in fields)
+
+
+def _is_of(process: str, units: Sequence[str]) -> bool:
+    try:
+        with open(os.path.join(process, "cgroup"), encoding="utf-8", errors="replace") as stream:
+            groups = {part for line in stream for part in line.strip().split("/")}
+    except OSError:
+        return False
+    return bool(groups & set(units))
+
+
+def _command(process: str) -> str:
+    for name in ("cmdline", "comm"):
+        try:
+            with open(os.path.join(process, name), encoding="utf-8", errors="replace") as stream:
+                words = " ".join(stream.read().replace("\0", " ").split())
+        except OSError:
+            continue
+        if words:
+            return words if len(words) <= 80 else words[:79] + "…"
+    return "?"
+
+
+def in_use(toolkit: Toolkit, users: Sequence[User]) -> Optional[str]:
+    """Why the library must not be changed now, or None."""
+    if not users:
+        return None
+    some = "; ".join(f"process {user.pid} ({user.command})" for user in users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+    return (f"{toolkit.library} is in use by {some}: a program would go on with the old {LIBRARY}, and its next process would load the new one; "
+            f"end {'it' if len(users) == 1 else 'them'} (kill {' '.join(str(user.pid) for user in users[:5])}, or what started "
+            f"{'it' if len(users) == 1 else 'them'}), then run this again.")
 
 
 def classify(seen: Seen) -> str:

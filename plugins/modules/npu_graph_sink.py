@@ -16,7 +16,7 @@ description:
   - The vendor's library is kept once, below O(state_dir), with its checksum. A swap that was made by hand is taken over, with the
     C(libruntime.so.bak) that it left as the original, and the link that it moved aside comes back.
   - A toolkit that was installed again or upgraded brought a library of its own. That one is kept and replaced in its turn.
-  - A library that is neither the vendor's nor one of ours is refused.
+  - A library that is neither the vendor's nor one of ours is refused, and so is changing one that a program has loaded.
 extends_documentation_fragment:
   - npuops.ktransformers.attributes
 options:
@@ -50,6 +50,15 @@ options:
     description: Take a library that nobody knows for the original. Say this only when you know where it came from.
     type: bool
     default: false
+  units:
+    description: Systemd units whose processes may have the library mapped. Whoever calls this module stops them first and starts them afterwards.
+    type: list
+    elements: str
+    default: []
+  proc_root:
+    description: Where the processes are looked for.
+    type: path
+    default: /proc
   state_dir:
     description: The originals are kept in the folder C(graph_sink) below this one.
     type: path
@@ -63,6 +72,7 @@ attributes:
     description: Shows checksum and state of the library, before and after.
 notes:
   - Needs no program on the node. Symbols are read from the files.
+  - An ordinary user sees only his own processes. A program of somebody else then goes on with the library that it has loaded.
 author:
   - npuops contributors (@npuops)
 """
@@ -124,6 +134,10 @@ library:
 sha256:
   description: Checksum of RV(library), after the change.
   returned: when there is a toolkit
+  type: str
+in_use:
+  description: Which processes have loaded a library that would be changed, and what to do about them, or null.
+  returned: O(state=described)
   type: str
 original_sha256:
   description: Checksum of the vendor's library, or null when it is not known.
@@ -291,6 +305,12 @@ def folder_for(params, toolkit):
     return os.path.join(params["source"], graph_sink.SOURCE_FOLDERS[toolkit.arch])
 
 
+def used(module, seen):
+    """Why the library of `seen` must not be changed now, or None."""
+    libraries = [seen.toolkit.library] + [detour.path for detour in seen.detours]
+    return graph_sink.in_use(seen.toolkit, graph_sink.find_users(libraries, module.params["units"], module.params["proc_root"]))
+
+
 def report(seen, decision, keep, path, after=None):
     record = keep.record()
     return {
@@ -353,6 +373,9 @@ def present(module):
     decision = graph_sink.decide_present(seen, params["accept_unknown"])
     if decision.refusal:
         raise GraphSinkError(decision.refusal)
+    busy = used(module, seen) if decision.reason else None
+    if busy:
+        raise GraphSinkError(busy)
     if seen.wanted_sha256 is None and not module.check_mode:
         raise GraphSinkError(f"{wanted} does not exist; {SUPPLIER}.")
     if seen.wanted_sha256:
@@ -374,6 +397,9 @@ def absent_one(module, toolkit, keep, record):
     decision = graph_sink.decide_absent(seen)
     if decision.refusal:
         raise GraphSinkError(decision.refusal)
+    busy = used(module, seen) if decision.replace else None
+    if busy:
+        raise GraphSinkError(busy)
     after = seen.kept_sha256 if decision.replace else seen.sha256
     result = report(seen, decision, keep, None, after)
     if decision.reason and not module.check_mode:
@@ -414,16 +440,16 @@ def described(module):
     try:
         toolkit = graph_sink.find_toolkit(params["ascend_root"], params["version"] or "latest")
     except GraphSinkError as exc:
-        return judged({"changed": False, "found": False, "state_before": None, "reason": str(exc), "refusal": str(exc)}, False)
+        return judged({"changed": False, "found": False, "state_before": None, "reason": str(exc), "refusal": str(exc), "in_use": None}, False)
     if toolkit is None:
         reason = f"there is no CANN toolkit below {params['ascend_root']}"
-        return judged({"changed": False, "found": False, "state_before": None, "reason": reason, "refusal": None}, False)
+        return judged({"changed": False, "found": False, "state_before": None, "reason": reason, "refusal": None, "in_use": None}, False)
     path = folder_for(params, toolkit)
     keep = Keep(params["state_dir"], toolkit.version)
     seen = graph_sink.see(toolkit, os.path.join(path, graph_sink.LIBRARY) if path else None, keep.record(), keep.library)
     decision = graph_sink.decide_present(seen, params["accept_unknown"])
     result = report(seen, decision, keep, path)
-    result.update(changed=False, refusal=decision.refusal)
+    result.update(changed=False, refusal=decision.refusal, in_use=used(module, seen) if decision.reason else None)
     return judged(result, decision.state == "ours" and not decision.reason and not decision.refusal)
 
 
@@ -436,6 +462,8 @@ def main():
             "source": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent", "described"], "default": "present"},
             "accept_unknown": {"type": "bool", "default": False},
+            "units": {"type": "list", "elements": "str", "default": []},
+            "proc_root": {"type": "path", "default": "/proc"},
             "state_dir": {"type": "path", "default": "/var/lib/npuops"},
         },
         required_if=[("state", "present", ["path", "source"], True)],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +83,7 @@ class Node:
         module = type("Module", (), {})()
         module.check_mode = check
         module.params = {"ascend_root": str(self.root), "version": None, "path": str(self.source), "source": None, "state": state, "accept_unknown": False,
-                         "state_dir": str(self.state), **params}
+                         "state_dir": str(self.state), "units": ["ktransformers.service"], "proc_root": "/proc", **params}
         return {"present": npu_graph_sink.present, "absent": npu_graph_sink.absent, "described": npu_graph_sink.described}[state](module)
 
     def snapshot(self):
@@ -274,7 +277,7 @@ def test_a_bare_node(tmp_path):
     answer = {"changed": False, "found": False, "state_before": None, "reason": f"there is no CANN toolkit below {node.root}",
               "verdict": "missing", "words": "no CANN toolkit"}
     assert node.run(check=True) == answer
-    assert node.run("described") == {**answer, "refusal": None}
+    assert node.run("described") == {**answer, "refusal": None, "in_use": None}
     with pytest.raises(graph_sink.GraphSinkError, match="install it with the role cann"):
         node.run()
 
@@ -368,3 +371,71 @@ def test_elf_survives_damage(tmp_path, cut):
         read_library(str(write(tmp_path / "x.so", bytes(damaged[:cut + 64]))))
     except ElfError as exc:
         assert str(tmp_path) in str(exc)
+
+
+MAPS = """import mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+kept = mmap.mmap(file, 0, prot=mmap.PROT_READ)
+os.close(file)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def a_program_that_maps(path: Path):
+    """A process that holds the file mapped until the block ends."""
+    with subprocess.Popen([sys.executable, "-c", MAPS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "mapped\n"
+        yield child
+        child.stdin.close()
+
+
+def test_a_library_that_a_program_has_loaded_is_left(node, tmp_path):
+    before = node.snapshot()
+    with a_program_that_maps(node.latest) as child:
+        for check in (False, True):
+            with pytest.raises(graph_sink.GraphSinkError, match=rf"libruntime.so is in use by process {child.pid} \(.*python.*\): .*kill {child.pid}, or"):
+                node.run(check=check)
+        assert f"process {child.pid} " in node.run("described")["in_use"]
+        assert node.snapshot() == before
+    assert node.run("described")["in_use"] is None
+    assert node.run()["changed"]
+    # With the wanted library in place nobody is asked; for the way back somebody is.
+    with a_program_that_maps(node.real) as child:
+        assert (node.run()["changed"], node.run("described")["in_use"]) == (False, None)
+        with pytest.raises(graph_sink.GraphSinkError, match=f"is in use by process {child.pid}"):
+            node.run("absent")
+    assert node.run("absent")["changed"]
+
+
+def test_a_file_in_the_place_of_a_link_is_in_use_as_well(node):
+    node.by_the_guide()
+    with a_program_that_maps(node.latest) as child, pytest.raises(graph_sink.GraphSinkError, match=f"is in use by process {child.pid}"):
+        node.run()
+
+
+def process(proc: Path, pid: int, path: str, inode: int, group: str = "/user.slice", command: bytes = b"python\0serve.py\0") -> None:
+    (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "maps").write_text(f"7f00-7f10 r--p 00000000 fd:01 1 /usr/lib/libc.so.6\n7f10-7f20 r-xp 00000000 00:2a {inode}                 {path}\n")
+    (proc / str(pid) / "cgroup").write_text(f"0::{group}\n")
+    (proc / str(pid) / "cmdline").write_bytes(command)
+    (proc / str(pid) / "comm").write_text("python\n")
+
+
+def test_our_units_are_no_foreign_users_and_containers_are(node, tmp_path):
+    proc, inode = tmp_path / "proc", node.real.stat().st_ino
+    process(proc, 10, str(node.real), inode, "/system.slice/ktransformers.service")
+    process(proc, 11, str(node.real), inode + 1, "/system.slice/ktransformers.service/worker")
+    process(proc, 12, "/some/other/libruntime.so", inode + 1)
+    (proc / "self").symlink_to("10")
+    assert node.run("described", proc_root=str(proc))["in_use"] is None
+    # The same file by the path that a container has for it; then one that replaced its command line.
+    process(proc, 21, "/usr/local/Ascend/libruntime.so", inode, "/docker/1f")
+    process(proc, 20, str(node.real), 0, command=b"x" * 200)
+    process(proc, 22, str(node.real), 0, command=b"")
+    users = graph_sink.find_users([str(node.real)], ["ktransformers.service"], str(proc))
+    assert [(user.pid, user.command) for user in users] == [(20, "x" * 79 + "…"), (21, "python serve.py"), (22, "python")]
+    with pytest.raises(graph_sink.GraphSinkError, match=r"end them \(kill 20 21 22, or what started them\)"):
+        node.run(proc_root=str(proc))
+    assert node.run(proc_root=str(tmp_path / "nowhere"))["changed"]
