@@ -72,7 +72,7 @@ def test_an_unknown_stage_is_refused(run):
 
 def test_each_stage_can_be_asked_alone_without_facts_of_the_node(tmp_path):
     """`-e '{"verify_stages": ["conda_py311"]}'`: no other stage has looked at the node, and no play has gathered facts."""
-    nothing = {name: f"{tmp_path}/nothing" for name in ("npu_state_dir", "npu_config_dir", "npu_bin_dir", "ascend_root", "npu_engine_source", "npu_model_path")}
+    nothing = dict.fromkeys(("npu_state_dir", "npu_config_dir", "npu_bin_dir", "ascend_root", "npu_engine_source", "npu_model_path"), f"{tmp_path}/nothing")
     common = {"npu_scope": "user", "npu_python": f"{tmp_path}/nothing/bin/python", "media_source": f"{tmp_path}/media", "verify_fail": False, **nothing}
     hosts = {stage.replace("_", "-"): {**common, "verify_stages": [stage]} for stage in LABELS}
     found = play(tmp_path, hosts, [role("verify", "main"), keep("{'errors': npu_stage_errors | default({}), 'stages': npu_stages.keys() | list}")])
