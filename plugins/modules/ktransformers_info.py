@@ -189,7 +189,7 @@ engine:
       description: State and result of the last smoke test, and RV(ignore:digest) of what it was made with.
       type: dict
     unit:
-      description: State of the unit, and whether its files are newer than its start. Empty without systemd.
+      description: State of the unit, whether its files are newer than its start, and systemd's version. Empty without systemd.
       type: dict
     user:
       description: Whether the user exists, and its groups.
@@ -326,10 +326,13 @@ def look_at_unit(module, name, files):
     values = dict(line.partition("=")[::2] for line in out.splitlines()) if code == 0 else {}
     if not values:
         return {}
+    _code, out, _err = module.run_command([command, "--version"], environ_update={"LC_ALL": "C"})
+    version = re.match(r"systemd (\d+)", out)
     started = int(values.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
     ago = time.clock_gettime(time.CLOCK_MONOTONIC) - started
     newest = max([os.stat(path).st_mtime for path in files if os.path.exists(path)] or [0])
-    return {"load_state": values.get("LoadState"), "state": values.get("ActiveState"), "sub_state": values.get("SubState"),
+    return {"systemd": int(version.group(1)) if version else 0, "load_state": values.get("LoadState"),
+            "state": values.get("ActiveState"), "sub_state": values.get("SubState"),
             "enabled": values.get("UnitFileState") == "enabled", "result": values.get("Result"),
             "stale": values.get("NeedDaemonReload") == "yes" or (started > 0 and newest > time.time() - ago)}
 

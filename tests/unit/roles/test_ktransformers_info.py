@@ -83,8 +83,8 @@ class Systemctl:
     def get_bin_path(self, _name):
         return "/usr/bin/systemctl"
 
-    def run_command(self, _command, **_options):
-        return 0, self.out, ""
+    def run_command(self, command, **_options):
+        return 0, "systemd 249 (249.11-0ubuntu3.16)\n+PAM +AUDIT\n" if command[1:] == ["--version"] else self.out, ""
 
 
 @pytest.mark.parametrize("started_ago, written_ago, reload, stale", [
@@ -100,7 +100,7 @@ def test_a_unit_whose_files_are_newer_than_its_start(tmp_path, started_ago, writ
     module = Systemctl(LoadState="loaded", ActiveState="active", SubState="running", UnitFileState="enabled", NeedDaemonReload=reload,
                        ExecMainStartTimestampMonotonic=max(started, 1), Result="success")
     seen = info.look_at_unit(module, "ktransformers.service", [str(unit), str(tmp_path / "none")])
-    assert seen == {"load_state": "loaded", "state": "active", "sub_state": "running", "enabled": True, "result": "success", "stale": stale}
+    assert seen == {"systemd": 249, "load_state": "loaded", "state": "active", "sub_state": "running", "enabled": True, "result": "success", "stale": stale}
 
 
 def test_no_systemd_no_unit():

@@ -15,11 +15,13 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 ROLE = CHECKOUT / "roles" / "ktransformers"
 FILES = ("npu-chat", "npu-serve", "ktransformers.service")
 ENGINE = {"cores": 192, "architecture": "aarch64", "rule": "/opt/ktransformers/rules/800IA2.yaml", "devices": ["/dev/davinci0", "/dev/davinci_manager"],
-          "plugin_path": "/opt/ktransformers/ktransformers/util/npu_graph_so/arm", "digests": {"env": "e1", "build": "b1", "libruntime": "l1", "weights": None}}
+          "plugin_path": "/opt/ktransformers/ktransformers/util/npu_graph_so/arm", "digests": {"env": "e1", "build": "b1", "libruntime": "l1", "weights": None},
+          "unit": {"systemd": 249}}
 CASES = {
     "system": {},
     "user": {"npu_scope": "user", "npu_state_dir": "/home/me/npuops", "npu_bin_dir": "/home/me/bin", "npu_model_path": "/home/me/weights"},
     "other": {
+        "__ktransformers_register_engine": {"engine": {**ENGINE, "unit": {"systemd": 255}}},
         "ktransformers_tp": 2, "ktransformers_nproc_per_node": 2, "ktransformers_use_cuda_graph": False, "ktransformers_cpu_infer": 20,
         "ktransformers_server_launcher": "python", "ktransformers_server_arguments": {"backend_type": "balance_serve"},
         "ktransformers_server_optimize_config_path": "rules/serve.yaml", "ktransformers_extra_environment": {"PROF_DECODE": "1", "NOTE": "it's"},
@@ -127,6 +129,26 @@ def test_the_unit_is_closed_but_for_the_npu(rendered):
     # Each of these would keep the engine from its NPU, its compiler or its memory.
     assert not {"PrivateDevices", "PrivateUsers", "MemoryDenyWriteExecute", "ProcSubset"} & set(unit)
     assert "Environment=HF_HOME=/var/lib/ktransformers/huggingface" in rendered["system"]["ktransformers.service"].splitlines()
+
+
+def seconds_of_trying(unit: dict) -> list[int]:
+    """When a unit that fails at once is started again, until systemd gives up; seconds after the first start (systemd.service(5), RestartSteps=)."""
+    first, burst = int(unit["RestartSec"][0]), int(unit["StartLimitBurst"][0])
+    steps, last = int(unit.get("RestartSteps", ["0"])[0]), int(unit.get("RestartMaxDelaySec", ["0"])[0])
+    delays = [first * (last / first) ** (min(count, steps) / steps) if steps else first for count in range(burst - 1)]
+    return [round(sum(delays[:count])) for count in range(1, burst)]
+
+
+@pytest.mark.parametrize("case, steps", [("system", False), ("other", True)])
+def test_a_failing_service_is_tried_for_hours_and_does_not_spin(rendered, case, steps):
+    """systemd 249 and 255: only the later one knows a growing delay."""
+    unit = unit_of(rendered[case]["ktransformers.service"])
+    assert ("RestartSteps" in unit, "RestartMaxDelaySec" in unit) == (steps, steps)
+    starts = seconds_of_trying(unit)
+    assert starts[0] >= 30 and len([moment for moment in starts if moment <= 3600]) <= 31
+    assert starts[-1] >= 3 * 3600
+    # systemd counts the starts of the last interval: a longer one than all of the trying, or it would never give up.
+    assert unit["StartLimitIntervalSec"] == ["1d"] and starts[-1] < 86400
 
 
 def test_the_unit_changes_with_what_it_runs_on(rendered):
