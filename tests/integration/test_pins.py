@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.integration.nodes import CHECKOUT, Node
 
@@ -42,3 +45,23 @@ def test_a_build_that_moves_a_pin_is_caught_and_the_pin_brought_back(deployed_no
 
     again = deployed_node.play("--tags", "conda_py311")
     assert (again.rc, again.recap("changed")) == (0, 0), again.output[-4000:]
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc here")
+def test_a_build_that_needs_a_newer_libstdcxx_is_caught(deployed_node: Node, tmp_path: Path):
+    """A real extension, as a compiler newer than the environment's libstdc++ builds it."""
+    (tmp_path / "new.c").write_text("int npuops_new(void) { return 0; }\n")
+    (tmp_path / "new.map").write_text("GLIBCXX_3.4.99 { npuops_new; };\n")
+    (tmp_path / "ext.c").write_text("int npuops_new(void);\nint npuops_ext(void) { return npuops_new(); }\n")
+    gcc = ["gcc", "-shared", "-fPIC", "-o"]
+    script = f"-Wl,--version-script={tmp_path}/new.map"
+    subprocess.run([*gcc, "libstdc++.so.6", "new.c", "-Wl,-soname,libstdc++.so.6", script], cwd=tmp_path, check=True)
+    subprocess.run([*gcc, "KTransformersOps.so", "ext.c", "libstdc++.so.6"], cwd=tmp_path, check=True)
+    site_packages = next((deployed_node.path / "opt/miniconda3/envs/py311/lib").glob("python3.*/site-packages"))
+    build = f"bash install.sh && cp {tmp_path}/KTransformersOps.so {site_packages}/"
+    try:
+        run = deployed_node.play("--tags", "ktransformers", "-e", json.dumps({"ktransformers_build": ["bash", "-c", build]}))
+    finally:
+        (site_packages / "KTransformersOps.so").unlink(missing_ok=True)
+    assert run.rc != 0
+    assert f"{site_packages}/KTransformersOps.so needs GLIBCXX_3.4.99" in run.flat() and "bring a newer libstdcxx-ng" in run.flat(), run.output[-4000:]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -179,6 +180,30 @@ def test_glibcxx_that_an_extension_needs():
         subprocess.run(["strings", "-a", path], capture_output=True, text=True).stdout.split() if os.path.exists("/usr/bin/strings") else [f"GLIBCXX_{version}"]
     )
     assert f"GLIBCXX_{version}" in names
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc here")
+def test_an_extension_that_wants_a_newer_libstdcxx_than_python_loads(tmp_path):
+    """As a compiler newer than the environment's library builds it: real ELF files, and the loader's own refusal."""
+    (tmp_path / "new.c").write_text("int npuops_new(void) { return 0; }\n")
+    (tmp_path / "new.map").write_text("GLIBCXX_3.4.30 {};\nGLIBCXX_3.4.99 { npuops_new; } GLIBCXX_3.4.30;\n")
+    (tmp_path / "ext.c").write_text("int npuops_new(void);\nint npuops_ext(void) { return npuops_new(); }\n")
+    library, extension = tmp_path / "lib/libstdc++.so.6", tmp_path / "site-packages/cpuinfer_ext.so"
+    library.parent.mkdir(), extension.parent.mkdir()
+    build = ["gcc", "-shared", "-fPIC", "-o"]
+    script = f"-Wl,--version-script={tmp_path}/new.map"
+    subprocess.run([*build, library, tmp_path / "new.c", "-Wl,-soname,libstdc++.so.6", script], check=True)
+    subprocess.run([*build, extension, tmp_path / "ext.c", library], check=True)
+    assert glibcxx.offered(str(library)) == "3.4.99"
+    assert glibcxx.needed(str(extension)) == "3.4.99"
+    assert glibcxx.needed(str(library)) is None, "what a library defines is not what it needs"
+
+    env = python_env.with_needs({**probe(), "site_packages": str(extension.parent)})["libstdcxx"]
+    assert (env["needed"], env["needed_by"]) == ("3.4.99", str(extension))
+    assert glibcxx.version_key(env["glibcxx"]) < glibcxx.version_key(env["needed"])
+    load = [sys.executable, "-c", f"import ctypes; ctypes.CDLL('libstdc++.so.6'); ctypes.CDLL('{extension}')"]
+    refused = subprocess.run(load, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "version `GLIBCXX_3.4.99' not found" in refused.stderr
 
 
 @pytest.mark.parametrize(
