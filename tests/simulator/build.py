@@ -38,6 +38,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--python", default=sys.executable, help="python that the simulated conda environment is made from")
     parser.add_argument("--release", choices=sorted(RELEASES), default="guide", help="set of vendor packages, named as the stacks are")
+    parser.add_argument("--published", default="", help="wheels of the guide's set that are PyPI's own: names with commas, or all (aarch64 only)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--system", action="store_true", help="the packages act on / as root; DIR/node holds sys/ and proc/ only")
     where.add_argument(
@@ -48,7 +49,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def digest(options: argparse.Namespace) -> str:
     """What the media depend on: the simulator's own files and the arguments."""
-    state = hashlib.sha256(json.dumps([str(options.root), options.arch, options.python, options.release, options.system, options.privileged]).encode())
+    chosen = [str(options.root), options.arch, options.python, options.release, options.system, options.privileged, options.published]
+    state = hashlib.sha256(json.dumps(chosen).encode())
     for path in sorted(item for item in HERE.rglob("*") if item.is_file() and "__pycache__" not in item.parts):
         state.update(path.relative_to(HERE).as_posix().encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     content = Media(fresh)
     vendor_packages(content, release, options.arch, world)
     conda_files(content, options.arch, options.python, world, internet=str(media / "conda" / "channel"))
-    wheel_files(content, options.arch)
+    wheel_files(content, options.arch, options.published)
     source_files(content, world)
     laid = lay_node(node, release.hdk, options.arch, world)
     build_engine(content, node, options)

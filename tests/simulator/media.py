@@ -97,9 +97,9 @@ def conda_files(media: Media, arch: str, python: str, world: World, internet: st
         media.put(f"conda/channel/{path}", data, "simulated", "noarch" if path.startswith("noarch/") else arch, "conda channel")
 
 
-def wheel_files(media: Media, arch: str) -> None:
-    """wheels/<arch>/: the guide's pip set and its lock."""
-    for name, content in wheels.wheelhouse(arch).items():
+def wheel_files(media: Media, arch: str, published: str = "") -> None:
+    """wheels/<arch>/: the guide's pip set and its lock. published: the distributions that are not simulated but PyPI's, or "all"."""
+    for name, content in wheels.wheelhouse(arch, published).items():
         version = name.split("-")[1] if name.endswith(".whl") else "simulated"
         media.put(f"wheels/{arch}/{name}", content, version, arch, "wheel" if name.endswith(".whl") else "lock of the wheels")
 
