@@ -16,7 +16,7 @@ export ANSIBLE_CONFIG := $(ROOT)/ansible.cfg
 # Ansible's own caches and temporary files stay in the checkout, too.
 export ANSIBLE_HOME := $(ROOT)/.ansible
 
-.PHONY: help rehearse simulate lint unit integration test sanity molecule matrix docs release-check build clean
+.PHONY: help rehearse simulate lint unit integration test sanity molecule aarch64 matrix docs release-check build clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -77,6 +77,11 @@ molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages: the node as a cont
 	@tests/containers/engine.sh .cache/containers || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
 	@test ! -e .cache/containers/containers.conf || \
 		for scenario in $(SCENARIOS); do $(BIN)/molecule test --scenario-name $$scenario || exit; done
+
+# Slow: every command of these nodes is emulated. Needs root; fetches 200 MB of wheels once.
+aarch64: $(VENV)/.stamp-molecule ## The published wheels of Arm on an emulated Arm node
+	@tests/containers/engine.sh .cache/containers aarch64 python && $(BIN)/molecule test --scenario-name wheels || \
+	  { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
 
 # FINAL=1 on the day of the release: the changelog has to have its entry (docs/releasing.md).
 release-check: $(VENV)/.stamp-test .cache/venv-release/.stamp ## The tarball as it would be published

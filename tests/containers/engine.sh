@@ -1,19 +1,30 @@
 #!/usr/bin/env bash
 # Make sure that a container engine and the image of a test node are at hand. Prints nothing but what it does.
-# usage: engine.sh FOLDER     FOLDER gets containers.conf (name it in CONTAINERS_CONF) and a stamp of the image.
-# exit 0: ready; 77: this machine can't run containers, the last line says why.
+# usage: engine.sh FOLDER [ARCH [KIND]]
+#   FOLDER  gets containers.conf (name it in CONTAINERS_CONF) and logs
+#   ARCH    x86_64 or aarch64 (default: this machine's); another machine's runs under qemu, which this script registers
+#   KIND    node (default): a system with systemd; python: only unpacked, no package is configured: a Python and the usual commands
+# The image is localhost/npuops-test-KIND for this machine's architecture, localhost/npuops-test-KIND-ARCH for another.
+# exit 0: ready; 77: this machine can't run such containers, the last line says why.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-folder=$1
-image=localhost/npuops-test-node
+folder=$1 arch=${2:-$(uname -m)} kind=${3:-node}
+image=localhost/npuops-test-$kind
+[ "$arch" = "$(uname -m)" ] || image+=-$arch
+declare -A debian=([x86_64]=amd64 [aarch64]=arm64)
 mkdir -p "$folder"
 
-skip() { echo "no containers here: $*"; exit 77; }
+skip() { echo "no $arch containers here: $*"; exit 77; }
 
+[ -n "${debian[$arch]:-}" ] || skip "no test image is made for this architecture"
 [ "$(id -u)" -eq 0 ] || skip "not root (systemd as PID 1 in a container and a Debian root file system need it)"
 missing=()
-for tool in podman runc mmdebstrap; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+tools=(podman runc mmdebstrap)
+[ "$arch" = "$(uname -m)" ] || tools+=("qemu-$arch-static" arch-test)
+for tool in "${tools[@]}"; do
+  command -v "$tool" >/dev/null || missing+=("${tool/#qemu-*-static/qemu-user-static}")
+done
 if [ "${#missing[@]}" -gt 0 ]; then
   command -v apt-get >/dev/null || skip "${missing[*]} missing, and this system has no apt-get to install them"
   echo "installing ${missing[*]}"
@@ -21,6 +32,18 @@ if [ "${#missing[@]}" -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$folder/apt.log" 2>&1 ||
     skip "installing ${missing[*]} failed, see $folder/apt.log"
 fi
+
+# The kernel starts another architecture's programs with qemu. Flag F: it has opened qemu already, so that containers need not have it.
+emulate() {
+  local binfmt=/proc/sys/fs/binfmt_misc rule=/usr/lib/binfmt.d/qemu-$arch.conf
+  [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt 2>"$folder/binfmt.log" ||
+    skip "binfmt_misc can't be mounted ($(tail -1 "$folder/binfmt.log"))"
+  [ -e "$binfmt/qemu-$arch" ] || cat "$rule" 2>>"$folder/binfmt.log" >$binfmt/register ||
+    skip "the kernel refuses $rule"
+  grep -q '^flags:.*F' "$binfmt/qemu-$arch" || skip "$binfmt/qemu-$arch was registered without the flag F: containers would not find qemu"
+  arch-test "${debian[$arch]}" >/dev/null 2>&1 || skip "the kernel does not run $arch programs with $(sed -n 's/^interpreter //p' "$binfmt/qemu-$arch")"
+}
+[ "$arch" = "$(uname -m)" ] || emulate
 
 # Raised limits are refused in nested sandboxes, and crun fails on some cgroup set-ups: runc with plain limits works everywhere.
 cat >"$folder/containers.conf" <<'CONF'
@@ -33,11 +56,23 @@ events_logger = "file"
 CONF
 export CONTAINERS_CONF="$folder/containers.conf"
 
-wanted=$(sha256sum "$here/engine.sh" "$here/packages.txt" | sha256sum | cut -c1-16)
+# What is only unpacked wants some of what the packages' own scripts would have done; byte code is cheaper to make here than under qemu.
+unpacked=(--variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr
+  '--extract-hook=for name in passwd group; do cp "$1/usr/share/base-passwd/$name.master" "$1/etc/$name"; done'
+  '--extract-hook=cp "$1/usr/share/base-files/nsswitch.conf" "$1/etc/"; ln -sf mawk "$1/usr/bin/awk"'
+  '--extract-hook=python3.11 -m compileall -q --invalidation-mode unchecked-hash -s "$1" -p / "$1/usr/lib/python3.11" "$1/usr/lib/python3" || true')
+how=(--variant=minbase)
+list=$here/packages.txt
+if [ "$kind" = python ]; then
+  how=("${unpacked[@]}")
+  list=$here/packages-python.txt
+fi
+wanted=$( (cat "$list"; echo bookworm "${how[@]}") | sha256sum | cut -c1-16)
 if ! podman image exists "$image:$wanted"; then
-  echo "building the image of a test node ($image:$wanted)"
-  packages=$(grep -v '^#' "$here/packages.txt" | paste -sd,)
-  mmdebstrap --variant=minbase --include="$packages" bookworm - 2>"$folder/mmdebstrap.log" |
-    podman import --quiet - "$image:$wanted" >/dev/null || skip "building the root file system failed, see $folder/mmdebstrap.log"
+  echo "building the image of a test node ($image:$wanted)$([ "$arch" = "$(uname -m)" ] || [ "$kind" = python ] || echo ", some minutes under qemu")"
+  packages=$(grep -v '^#' "$list" | paste -sd,)
+  mmdebstrap --arch="${debian[$arch]}" "${how[@]}" --include="$packages" bookworm - 2>"$folder/mmdebstrap-$kind-$arch.log" |
+    podman import --quiet --arch="${debian[$arch]}" - "$image:$wanted" >/dev/null ||
+    skip "building the root file system failed, see $folder/mmdebstrap-$kind-$arch.log"
 fi
 podman tag "$image:$wanted" "$image:latest"
