@@ -70,7 +70,7 @@ sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
 
 # The scenarios that have to pass; `make molecule SCENARIOS=faults` plays one.
-SCENARIOS ?= default roles
+SCENARIOS ?= default airgap roles faults
 
 # Exit 77 of engine.sh: this machine cannot run containers, and the last line says why. `make molecule SKIP=ok` lives with that.
 molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages: the node as a container
