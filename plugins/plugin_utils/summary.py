@@ -53,7 +53,7 @@ def table(hosts: t.Sequence[Host]) -> t.List[t.Tuple[str, t.Optional[str]]]:
     lines: t.List[t.Tuple[str, t.Optional[str]]] = []
     for host in hosts:
         lines.append(("", None))
-        lines.append((host.name + (" (failed in this play, see above)" if host.failed else ""), "failed" if host.failed else None))
+        lines.append((host.name + (" (failed, see above)" if host.failed else ""), "failed" if host.failed else None))
         if not host.rows:
             lines.append(("  no stage has reported: the host failed or could not be reached, see the messages above", "failed"))
             continue

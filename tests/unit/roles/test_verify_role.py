@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,44 @@ def test_each_stage_can_be_asked_alone_without_facts_of_the_node(tmp_path):
     hosts = {stage.replace("_", "-"): {**common, "verify_stages": [stage]} for stage in LABELS}
     found = play(tmp_path, hosts, [role("verify", "main"), keep("{'errors': npu_stage_errors | default({}), 'stages': npu_stages.keys() | list}")])
     assert found == {stage.replace("_", "-"): {"errors": {}, "stages": [stage]} for stage in LABELS}
+
+
+def rescued(stage, tasks):
+    """A play as in the playbooks: a stage, and what is done when it fails."""
+    rescue = {"name": "Note", "ansible.builtin.include_role": {"name": "npuops.ktransformers.verify", "tasks_from": "stopped"}}
+    return {"hosts": "npu", "gather_facts": False, "tasks": [{"name": "Stage", "vars": {"verify_stopped_stage": stage}, "block": tasks, "rescue": [rescue]}]}
+
+
+@pytest.fixture
+def run_stopped(tmp_path):
+    def site(broken):
+        """(exit status, output) of a play in which the hosts `broken` fail, and the verify play after it."""
+        hosts = {name: {"npu_stages": rows(), "ansible_connection": "local"} for name in ("one", "two", "three")}
+        loop = {"name": "Break", "ansible.builtin.assert": {"that": "item < 2", "fail_msg": "disk {{ item }} is full"}, "loop": [1, 2, 3],
+                "when": f"inventory_hostname in {broken}"}
+        plays = [rescued("weights_merge", [loop]), {"hosts": "npu", "gather_facts": False, "roles": ["npuops.ktransformers.verify"]}]
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"npu": {"hosts": hosts}}))
+        (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path / "home")}
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "play.yml"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return site
+
+
+def test_a_node_whose_stage_failed_is_in_the_table_of_those_that_went_on(run_stopped):
+    status, output = run_stopped(["two"])
+    assert status == 2
+    assert output.count("\ntwo (failed, see above)\n") == 1
+    table = output[output.index("\ntwo (failed, see above)\n"):output.index("TASK [npuops.ktransformers.verify : Refuse a node")]
+    assert re.search(r"^  merged weights +- +- +failed\n +disk 2 is full$", table, re.MULTILINE), table
+    assert "two stops here: merged weights failed" in " ".join(output.split())
+    assert "two is not as wanted" not in output and "one stops here" not in output
+
+
+def test_the_table_comes_at_once_when_no_node_goes_on(run_stopped):
+    status, output = run_stopped(["one", "two", "three"])
+    assert status == 2
+    assert len(re.findall(r"^  merged weights +- +- +failed\n +disk 2 is full$", output, re.MULTILINE)) == 3
+    assert output.count("TASK [npuops.ktransformers.verify : Print the table of all hosts, since none goes on]") == 1

@@ -63,7 +63,7 @@ def test_a_host_that_failed_in_this_play_is_never_ok(ansible):
     tasks = [{"name": "break", "ansible.builtin.fail": {"msg": "no"}, "when": "inventory_hostname == 'node2'"}, report(stages=["CANN"])]
     run = ansible(tasks, inventory={"node1": facts(cann=CANN), "node2": facts(cann=CANN)})
     assert [row["host"] for row in run.result("report")["failures"]] == ["node2"]
-    assert "node2 (failed in this play, see above)" in run.output
+    assert "node2 (failed, see above)" in run.output
 
 
 def finding(name, severity="error", follows=None):
