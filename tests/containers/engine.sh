@@ -60,6 +60,7 @@ export CONTAINERS_CONF="$folder/containers.conf"
 unpacked=(--variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr
   '--extract-hook=for name in passwd group; do cp "$1/usr/share/base-passwd/$name.master" "$1/etc/$name"; done'
   '--extract-hook=cp "$1/usr/share/base-files/nsswitch.conf" "$1/etc/"; ln -sf mawk "$1/usr/bin/awk"'
+  '--extract-hook=cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"'
   '--extract-hook=python3.11 -m compileall -q --invalidation-mode unchecked-hash -s "$1" -p / "$1/usr/lib/python3.11" "$1/usr/lib/python3" || true')
 how=(--variant=minbase)
 list=$here/packages.txt
