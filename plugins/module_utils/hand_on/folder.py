@@ -9,6 +9,7 @@ and gguf_safetensors_merge with state=absent removes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -122,6 +123,14 @@ def in_the_way(dest: str) -> t.List[str]:
 
 def foreign_words(dest: str, foreign: t.Sequence[str]) -> str:
     return f"{dest} holds safetensors files that do not belong to the merge: {shortened(foreign)}; the engine would read them, so move them away"
+
+
+def unwritable_words(dest: str, name: str, exc: OSError) -> str:
+    """What a write that failed while a file arrived means to the user."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        room = "the quota" if exc.errno == errno.EDQUOT else "the disk"
+        return f"{room} of {dest} became full while {name} arrived; make room and run the playbook again: what has arrived is kept"
+    return f"{os.path.join(dest, name)} can't be written: {exc.strerror or exc}; what has arrived is kept"
 
 
 def compare(dest: str, wanted: Wanted) -> t.Tuple[t.Dict[str, manifest.Record], t.Dict[str, str]]:

@@ -289,7 +289,7 @@ class Receiver:
             with self._cond:
                 self._give_back(peer, record, exc)
         except OSError as exc:  # of the disk: those of the network are PeerErrors
-            raise HandOnError(f"{os.path.join(self._dest, name)} can't be written: {exc.strerror or exc}; what has arrived is kept")
+            raise HandOnError(folder.unwritable_words(self._dest, name, exc))
 
     def _give_back(self, peer: Peer, record: manifest.Record, exc: Exception) -> None:
         name = record.name

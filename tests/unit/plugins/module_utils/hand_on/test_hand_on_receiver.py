@@ -291,7 +291,8 @@ def test_a_disk_that_cannot_write(serve, merge, dest, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(receiver, "_write", full)
-    with pytest.raises(HandOnError, match=f"^{dest}/{A} can't be written: No space left on device; what has arrived is kept$"):
+    words = f"the disk of {dest} became full while {A} arrived; make room and run the playbook again: what has arrived is kept"
+    with pytest.raises(HandOnError, match=f"^{words}$"):
         receive(dest, serve(merge).url)
 
 
