@@ -83,6 +83,10 @@ aarch64: $(VENV)/.stamp-molecule ## The published wheels of Arm on an emulated A
 	@tests/containers/engine.sh .cache/containers aarch64 python && $(BIN)/molecule test --scenario-name wheels || \
 	  { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
 
+docs: .cache/venv-docs/.stamp ## The documentation as a site, in .cache/docs/html
+	@PATH=$(ROOT)/.cache/venv-docs/bin:$$PATH; antsibull-docs lint-collection-docs --plugin-docs --check-extra-docs-refs --validate-collection-refs self .
+	@PATH=$(ROOT)/.cache/venv-docs/bin:$$PATH tests/docs/build.sh .cache/docs
+
 # FINAL=1 on the day of the release: the changelog has to have its entry (docs/releasing.md).
 release-check: $(VENV)/.stamp-test .cache/venv-release/.stamp ## The tarball as it would be published
 	@FINAL=$(FINAL) $(BIN)/python -m pytest tests/release -v --no-header $(ARGS)
