@@ -9,19 +9,18 @@ that counts. A call over SSH takes some 0.3 s on top of what is measured here; -
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import yaml
+from counting import attribute
+from counting import environment as counting_environment
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PLUGINS = Path(__file__).resolve().parent / "plugins"
 
 
 def name_of(number: int) -> str:
@@ -46,13 +45,10 @@ def play(root: Path, hosts: list[int], *arguments: str) -> tuple[float, str, Pat
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump({"npu": {"hosts": nodes, "vars": {"npu_serial": len(hosts)}}}), encoding="utf-8")
     calls, tasks = root / "calls", root / "tasks"
-    for path in (calls, tasks):
-        path.write_text("", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     environment |= {
         "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_HOME": str(root / "ansible-home"), "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_CONNECTION_PLUGINS": str(PLUGINS / "connection"), "ANSIBLE_CALLBACK_PLUGINS": str(PLUGINS / "callback"),
-        "ANSIBLE_CALLBACKS_ENABLED": "task_times", "NPUOPS_CALLS": str(calls), "NPUOPS_TASKS": str(tasks), "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_PIPELINING": "1", **counting_environment(calls, tasks),
     }
     start = time.monotonic()
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "site.yml", "-i", str(folder), *arguments]
@@ -60,20 +56,6 @@ def play(root: Path, hosts: list[int], *arguments: str) -> tuple[float, str, Pat
     if done.returncode:
         sys.exit(done.stdout[-5000:] + "\nthe site playbook failed")
     return time.monotonic() - start, done.stdout, calls, tasks
-
-
-def attribute(calls: Path, tasks: Path) -> tuple[dict[str, Counter[str]], dict[str, list[float]]]:
-    """(calls per host and task, seconds of each task on each host)."""
-    ran = [json.loads(line) for line in tasks.read_text(encoding="utf-8").splitlines()]
-    seconds = defaultdict(list)
-    for task in ran:
-        seconds[task["task"]].append(task["end"] - task["start"])
-    counted: dict[str, Counter[str]] = defaultdict(Counter)
-    for line in calls.read_text(encoding="utf-8").splitlines():
-        moment, host, _what = line.split("\t")
-        during = [task["task"] for task in ran if task["host"] == host and task["start"] <= float(moment) <= task["end"]]
-        counted[host][during[-1] if during else "(between tasks)"] += 1
-    return counted, seconds
 
 
 def main() -> None:
