@@ -121,7 +121,7 @@ def task_output(run: Run, name: str) -> str:
 
 def test_nodes_serve_each_other(fleet: Fleet):
     """A chain: all but the last one serve."""
-    assert sorted(re.findall(r"^changed: \[(\w+)\]", task_output(fleet.first, "Serve the weights"), re.MULTILINE)) == ["one", "two"]
+    assert sorted(re.findall(r"^ok: \[(\w+)\]", task_output(fleet.first, "Serve the weights"), re.MULTILINE)) == ["one", "two"]
 
 
 def test_the_token_is_not_printed(fleet: Fleet):
