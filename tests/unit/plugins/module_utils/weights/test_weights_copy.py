@@ -27,9 +27,13 @@ def made(tmp_path_factory):
                   n_routed_experts=100, num_attention_heads=2, q_lora_rank=256, kv_lora_rank=256, qk_nope_head_dim=64, v_head_dim=64, vocab_size=320)
     model = builders.parse_model(config, "")
     noise = random.Random(5)
-    tensors = {name: (kind, dims, noise.randbytes(gguf.tensor_bytes(kind, dims))) for name, (kind, dims, _data) in builders.gguf_tensors(model).items()}
+
+    def some(count):  # randbytes, which Python 3.8 has not
+        return noise.getrandbits(8 * count).to_bytes(count, "little")
+
+    tensors = {name: (kind, dims, some(gguf.tensor_bytes(kind, dims))) for name, (kind, dims, _data) in builders.gguf_tensors(model).items()}
     builders.write_split_gguf(target / "gguf", builders.gguf_metadata(model), tensors, 2)
-    w8a8 = {name: (dtype, shape, noise.randbytes(builders.bytes_of(dtype, shape)))
+    w8a8 = {name: (dtype, shape, some(builders.bytes_of(dtype, shape)))
             for name, (dtype, shape, _data) in builders.w8a8_tensors(model, mtp=False).items()}
     builders.write_w8a8(target / "w8a8", config, w8a8, 2)
     found = plan.make_plan(2, folder.inspect(str(target / "w8a8"), 2), gguf.read_set(str(target / "gguf")), {})
