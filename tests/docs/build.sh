@@ -26,10 +26,10 @@ cat >"$source/index.md" <<'INDEX'
 # npuops.ktransformers
 
 ```{toctree}
-:maxdepth: 2
+:maxdepth: 1
 
-README
-README.zh-CN
+Overview <README>
+中文 <README.zh-CN>
 docs/air-gap
 docs/operations
 docs/troubleshooting
@@ -38,8 +38,8 @@ docs/architecture
 docs/merge
 docs/tutorial-map
 docs/releasing
-collection/index
-CHANGELOG
+Modules, plugins and roles <collection/index>
+Changelog <CHANGELOG>
 ```
 INDEX
 sphinx-build -q -W --keep-going -b html -c "$checkout/tests/docs" "$source" "$folder/html"

@@ -17,6 +17,8 @@ html_theme_options = {
     "navigation_depth": 3, "documentation_home_url": "index.html", "vcs_pageview_mode": "edit",
     "topbar_links": {"Source": "https://github.com/npuops/ktransformers", "Issues": "https://github.com/npuops/ktransformers/issues"},
 }  # fmt: skip
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_use_index = False
