@@ -83,6 +83,9 @@ aarch64: $(VENV)/.stamp-molecule ## The published wheels of Arm on an emulated A
 	@tests/containers/engine.sh .cache/containers aarch64 python && $(BIN)/molecule test --scenario-name wheels || \
 	  { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
 
+matrix: $(VENV)/.stamp-test ## Pythons of nodes, oldest and newest ansible-core
+	@tests/matrix.sh .cache/matrix $(CELLS)
+
 docs: .cache/venv-docs/.stamp ## The documentation as a site, in .cache/docs/html
 	@PATH=$(ROOT)/.cache/venv-docs/bin:$$PATH; antsibull-docs lint-collection-docs --plugin-docs --check-extra-docs-refs --validate-collection-refs self .
 	@PATH=$(ROOT)/.cache/venv-docs/bin:$$PATH tests/docs/build.sh .cache/docs
