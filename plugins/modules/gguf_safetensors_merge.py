@@ -90,6 +90,11 @@ options:
     description: Wait until the merge has ended. Else RV(job) tells how far it is, and calling the module again tells more.
     type: bool
     default: true
+  started:
+    description:
+      - RV(job) of an earlier task with O(wait=false), which is waited for. Work that has failed since then is not started again, so that what is told
+        is why it failed.
+    type: dict
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(output_path).
     type: path
@@ -396,6 +401,7 @@ def main():
             "reserve_mb": {"type": "int", "default": 1024},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "wait": {"type": "bool", "default": True},
+            "started": {"type": "dict"},
             "job_dir": {"type": "path"},
             "reconnect_seconds": {"type": "int", "default": 600},
         },

@@ -67,6 +67,11 @@ options:
     description: Wait until everything has arrived. Else RV(job) tells how far it is, and calling the module again tells more.
     type: bool
     default: true
+  started:
+    description:
+      - RV(job) of an earlier task with O(wait=false), which is waited for. Work that has failed since then is not started again, so that what is told
+        is why it failed.
+    type: dict
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(dest), as for a merge.
     type: path
@@ -201,6 +206,7 @@ ARGUMENT_SPEC = {
     "timeout": {"type": "int", "default": 30},
     "patience_seconds": {"type": "int", "default": 300},
     "wait": {"type": "bool", "default": True},
+    "started": {"type": "dict"},
     "job_dir": {"type": "path"},
     "reconnect_seconds": {"type": "int", "default": 600},
 }

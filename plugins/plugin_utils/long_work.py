@@ -35,15 +35,19 @@ class LongWork(ActionBase):
     def run_long(self, module_name: str, args: Dict, task_vars: Dict) -> Dict:
         """Have the module's work done and wait for its end; its result.
 
-        args: options of the module; `reconnect_seconds` among them is how long a lost connection is tried again.
+        args: options of the module; `reconnect_seconds` among them is how long a lost connection is tried again, and `started` the job of an earlier
+        task with wait=false: that is waited for, and when it has failed meanwhile, it is not started again.
         """
         args = dict(args)
         asked = args.pop("reconnect_seconds", None)
+        started = args.pop("started", None) or {}
         reconnect = RECONNECT_SECONDS if asked is None else int(asked)
         waits = boolean(args.get("wait", True), strict=False)
         if self._task.check_mode or not waits or args.get("state", "present") != "present":
             return self._execute_module(module_name=module_name, module_args=args, task_vars=task_vars)
-        first = self._execute_module(module_name=module_name, module_args=dict(args, wait=False), task_vars=task_vars)
+        first: Dict = {"changed": True, "job": dict(started)}
+        if started.get("state") != "running":
+            first = self._execute_module(module_name=module_name, module_args=dict(args, wait=False), task_vars=task_vars)
         state = first.get("job") or {}
         if first.get("failed") or state.get("state") != "running":
             return first

@@ -133,6 +133,19 @@ def test_failure_names_the_first_error_and_the_log(ansible, folder):
     assert run.result("status")["job"]["state"] == "failed"
 
 
+def test_work_of_an_earlier_task_that_failed_since_is_told_and_not_started_again(ansible, folder, tmp_path):
+    """Weights of which the disk became full between the task that starts to fetch them and the one that waits."""
+    fetch = {"dest": str(tmp_path / "weights"), "urls": ["http://127.0.0.1:9"], "token": "x", "started": "{{ job.job | combine({'state': 'running'}) }}"}
+    tasks = [
+        dict(job(folder, "sh", "-c", "sleep 5; echo disk full >&2; exit 3", wait=False), register="job"),
+        {"name": "wait", "npuops.ktransformers.weights_fetch": fetch},
+    ]
+    run = ansible(tasks, "-vvv")
+    assert run.rc == 2
+    assert "exit status 3" in run.result("wait")["msg"] and f"{folder}/log" in run.result("wait")["msg"]
+    assert not re.search(r"Using module file \S*weights_fetch", run.output)
+
+
 def test_long_work_that_fails_fails_the_task(ansible, folder):
     run = ansible([job(folder, *python("import time; time.sleep(3); raise RuntimeError('late')"))])
     result = run.result("job")
