@@ -20,10 +20,11 @@ skip() { echo "no $arch containers here: $*"; exit 77; }
 [ -n "${debian[$arch]:-}" ] || skip "no test image is made for this architecture"
 [ "$(id -u)" -eq 0 ] || skip "not root (systemd as PID 1 in a container and a Debian root file system need it)"
 missing=()
-tools=(podman runc mmdebstrap)
+tools=(podman runc mmdebstrap ssh tc)  # the last two for nodes that are reached over a network
+declare -A package=([ssh]=openssh-client [tc]=iproute2)
 [ "$arch" = "$(uname -m)" ] || tools+=("qemu-$arch-static" arch-test)
 for tool in "${tools[@]}"; do
-  command -v "$tool" >/dev/null || missing+=("${tool/#qemu-*-static/qemu-user-static}")
+  command -v "$tool" >/dev/null || missing+=("${package[$tool]:-${tool/#qemu-*-static/qemu-user-static}}")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
   command -v apt-get >/dev/null || skip "${missing[*]} missing, and this system has no apt-get to install them"
