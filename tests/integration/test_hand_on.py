@@ -28,6 +28,22 @@ PLAY = """
         name: npuops.ktransformers.weights_merge
 """
 
+# As site.yml goes: the preflight of all stages in a play of its own, the stages later.
+SITE = """
+- name: Check
+  hosts: npu
+  gather_facts: false
+  tasks:
+    - name: Check the weights
+      ansible.builtin.include_role:
+        name: npuops.ktransformers.weights_merge
+        tasks_from: preflight
+
+    - name: Let the stages begin
+      ansible.builtin.set_fact:
+        npu_preflight_done: true
+""" + PLAY
+
 
 class Fleet:
     """Nodes that are folders below `root`; only the first one has the two halves."""
@@ -234,3 +250,17 @@ def test_batches_and_a_node_that_has_removed_its_halves(tmp_path: Path):
     run = fleet.play()
     assert (run.rc, changed(run)["one"]) == (0, 0), run.output[-6000:]
     assert fleet.content("two") == fleet.content("one")
+
+
+def test_what_the_preflight_play_of_the_site_has_seen_is_known_later(tmp_path: Path):
+    """The second node has halves of its own, the third one receives; finished nodes wait for nothing, and no unit is stopped."""
+    fleet = Fleet(tmp_path, ["one", "two", "three"])
+    (tmp_path / "play.yml").write_text(SITE)
+    fleet.give_halves("two")
+    run = fleet.play()
+    assert run.rc == 0, run.output[-6000:]
+    assert re.search(r"^changed: \[two\]", task_output(run, "Start to merge the weights of nodes with their own halves"), re.MULTILINE)
+    assert re.findall(r"^changed: \[(\w+)\]", task_output(run, "Start to fetch the weights"), re.MULTILINE) == ["three"]
+    run = fleet.play()
+    assert (run.rc, changed(run)) == (0, dict.fromkeys(fleet.names, 0)), run.output[-6000:]
+    assert "TASK [Stop our units]" not in run.output and "fetch the weights" not in run.output
