@@ -69,7 +69,7 @@ test: lint $(VENV)/.stamp-test ## All the tests that need neither root nor conta
 sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
 
-# CI plays this one; before a release all of them: make molecule SCENARIOS="default airgap roles faults fleet".
+# CI plays this one; before a release all of them: make molecule SCENARIOS="default upgrade airgap roles faults fleet".
 SCENARIOS ?= default
 
 # Exit 77 of engine.sh: this machine cannot run containers, and the last line says why. `make molecule SKIP=ok` lives with that.
