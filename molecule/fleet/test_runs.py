@@ -84,7 +84,7 @@ def test_the_table_says_what_happened_on_which_node():
     after = {"torch_npu": "missing", "graph sinking": "missing", "KTransformers": "missing"}
     assert FULL.states(THREE) == {**ALL_OK, **after, "merged weights": "failed"}
     table = FULL.log[FULL.log.index(f"\n{THREE} (failed, see above)\n"):]
-    assert "\n                  the disk of /mnt/weights/DeepSeek-R1-q4km-w8a8 became full" in table
+    assert re.search(r"^ {18}the weights for \S+ failed: the disk of /mnt/weights/DeepSeek-R1-q4km-w8a8 became full while", table, re.MULTILINE)
 
 
 def test_the_next_run_completes_it_and_changes_nothing_else():
