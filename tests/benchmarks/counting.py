@@ -16,25 +16,38 @@ HERE = Path(__file__).resolve().parent
 
 
 class Counted:
-    """For a connection plugin: each command and each file transfer adds a line to the file that NPUOPS_CALLS names."""
+    """For a connection plugin: each command and each file transfer adds a line to the file that NPUOPS_CALLS names, when it has ended."""
 
     _play_context: t.Any
 
-    def _count(self, what: str) -> None:
-        with open(os.environ["NPUOPS_CALLS"], "a", encoding="utf-8") as file:  # short lines, appended: whole in any order
-            file.write(f"{time.time():.6f}\t{self._play_context.remote_addr}\t{what}\n")
+    def _address(self) -> str:
+        return self._play_context.remote_addr
+
+    def _counted(self, what: str, call: t.Callable[..., t.Any], *args: t.Any, **kwargs: t.Any) -> t.Any:
+        start = time.time()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            with open(os.environ["NPUOPS_CALLS"], "a", encoding="utf-8") as file:  # short lines, appended: whole in any order
+                file.write(f"{start:.6f}\t{time.time():.6f}\t{self._address()}\t{what}\n")
 
     def exec_command(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        self._count("command")
-        return super().exec_command(*args, **kwargs)  # type: ignore[misc]
+        return self._counted("command", super().exec_command, *args, **kwargs)  # type: ignore[misc]
 
     def put_file(self, *args: t.Any, **kwargs: t.Any) -> None:
-        self._count("file sent")
-        super().put_file(*args, **kwargs)  # type: ignore[misc]
+        self._counted("file sent", super().put_file, *args, **kwargs)  # type: ignore[misc]
 
     def fetch_file(self, *args: t.Any, **kwargs: t.Any) -> None:
-        self._count("file fetched")
-        super().fetch_file(*args, **kwargs)  # type: ignore[misc]
+        self._counted("file fetched", super().fetch_file, *args, **kwargs)  # type: ignore[misc]
+
+
+class Call(t.NamedTuple):
+    """start, end: seconds since the epoch."""
+
+    start: float
+    end: float
+    address: str
+    what: str
 
 
 def environment(calls: Path, tasks: Path) -> dict[str, str]:
@@ -52,10 +65,10 @@ def ran(tasks: Path) -> list[dict[str, t.Any]]:
     return [json.loads(line) for line in tasks.read_text(encoding="utf-8").splitlines()]
 
 
-def called(calls: Path) -> list[tuple[float, str, str]]:
-    """(moment, address, what) of each remote call."""
+def called(calls: Path) -> list[Call]:
+    """The remote calls, in the order in which they ended."""
     lines = (line.split("\t") for line in calls.read_text(encoding="utf-8").splitlines())
-    return [(float(moment), host, what) for moment, host, what in lines]
+    return [Call(float(start), float(end), address, what) for start, end, address, what in lines]
 
 
 def attribute(calls: Path, tasks: Path) -> tuple[dict[str, Counter[str]], dict[str, list[float]]]:
@@ -65,7 +78,7 @@ def attribute(calls: Path, tasks: Path) -> tuple[dict[str, Counter[str]], dict[s
     for task in done:
         seconds[task["task"]].append(task["end"] - task["start"])
     counted: dict[str, Counter[str]] = defaultdict(Counter)
-    for moment, host, _what in called(calls):
-        during = [task["task"] for task in done if task["host"] == host and task["start"] <= moment <= task["end"]]
-        counted[host][during[-1] if during else "(between tasks)"] += 1
+    for call in called(calls):
+        during = [task["task"] for task in done if task["host"] == call.address and task["start"] <= call.start <= task["end"]]
+        counted[call.address][during[-1] if during else "(between tasks)"] += 1
     return counted, seconds

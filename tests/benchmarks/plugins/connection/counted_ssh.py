@@ -11,3 +11,6 @@ DOCUMENTATION = ssh.DOCUMENTATION
 
 class Connection(Counted, ssh.Connection):
     transport = "ssh"
+
+    def _address(self) -> str:
+        return self.get_option("host")
