@@ -20,8 +20,15 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 IN_NAME = re.compile(r"(?<![0-9a-f])([0-9a-f]{7,40})(?![0-9a-f])")
+_KIND = re.compile(r"\.(tar\.gz|tgz|tar\.xz|tar|bundle|git)$")
 # Runs git with these arguments, in a folder or in none; returns what it printed.
 Git = Callable[..., str]
+
+
+def media_folder(source: str) -> str:
+    """Where the media have the parts of a source, a name in the media or the URL of a repository: `source/op-plugin-7.0.0.submodules/`."""
+    name = source.rstrip("/").rsplit("/", 1)[-1]
+    return f"source/{_KIND.sub('', name)}.submodules/"
 
 
 class PartsError(Exception):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import PartsError, archive_commit, read_gitmodules
+from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import PartsError, archive_commit, media_folder, read_gitmodules
 from ansible_collections.npuops.ktransformers.plugins.modules import source_tree
 from ansible_collections.npuops.ktransformers.plugins.modules.source_tree import SourceError, Sources
 
@@ -31,6 +31,15 @@ def git(folder, *arguments):
     code, out, err = run(["git", "-c", "protocol.file.allow=always", "-C", str(folder), *arguments], WHO)
     assert code == 0, err
     return out.strip()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["source/op-plugin-7.0.0.tar.gz", "op-plugin-7.0.0.tgz", "source/op-plugin-7.0.0.bundle", "https://example.org/ascend/op-plugin-7.0.0.git/",
+     "git@example.org:ascend/op-plugin-7.0.0.git", "source/op-plugin-7.0.0.tar.xz"],
+)
+def test_the_folder_of_the_parts_is_named_like_the_source(source):
+    assert media_folder(source) == "source/op-plugin-7.0.0.submodules/"
 
 
 def repository(folder: Path, branch: str = "main") -> Path:
