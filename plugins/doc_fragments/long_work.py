@@ -14,3 +14,13 @@ options:
     type: int
     default: 600
 """
+
+    # Of modules that may be called twice: to start on every node, and then to wait.
+    STARTED = r"""
+options:
+  started:
+    description:
+      - RV(job) of an earlier task with O(wait=false), which is waited for. Work that has failed since then is not started again, so that what is told
+        is why it failed.
+    type: dict
+"""

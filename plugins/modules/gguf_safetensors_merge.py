@@ -21,6 +21,7 @@ description:
 extends_documentation_fragment:
   - npuops.ktransformers.attributes
   - npuops.ktransformers.long_work
+  - npuops.ktransformers.long_work.started
 options:
   safetensors_path:
     description: Folder of the safetensors checkpoint with its C(config.json). Required with O(state=present).
@@ -90,11 +91,6 @@ options:
     description: Wait until the merge has ended. Else RV(job) tells how far it is, and calling the module again tells more.
     type: bool
     default: true
-  started:
-    description:
-      - RV(job) of an earlier task with O(wait=false), which is waited for. Work that has failed since then is not started again, so that what is told
-        is why it failed.
-    type: dict
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(output_path).
     type: path

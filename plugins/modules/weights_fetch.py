@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - npuops.ktransformers.attributes
   - npuops.ktransformers.attributes.controller
   - npuops.ktransformers.long_work
+  - npuops.ktransformers.long_work.started
 options:
   dest:
     description: Folder for the weights. Made when it is not there.
@@ -67,11 +68,6 @@ options:
     description: Wait until everything has arrived. Else RV(job) tells how far it is, and calling the module again tells more.
     type: bool
     default: true
-  started:
-    description:
-      - RV(job) of an earlier task with O(wait=false), which is waited for. Work that has failed since then is not started again, so that what is told
-        is why it failed.
-    type: dict
   job_dir:
     description: Folder for the job's state and log. Default is C(.npuops-merge) in O(dest), as for a merge.
     type: path
