@@ -59,29 +59,37 @@ lint: $(VENV)/.stamp-test ## Style of YAML, Python and Ansible
 unit: $(VENV)/.stamp-test ## Pure logic, modules, roles' options
 	@$(BIN)/python -m pytest tests/unit -n 2 $(ARGS)
 
+# One node for each file; files in their order, so that the long ones come first and no worker waits for the other in the end.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 integration: $(VENV)/.stamp-test ## The rehearsal and what happens when things are wrong
-	@$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest tests/integration $(PARALLEL) $(ARGS)
 
 test: lint $(VENV)/.stamp-test ## All the tests that need neither root nor containers
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 	@$(MAKE) --no-print-directory sanity
 
 sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
 
-# CI plays this one; before a release all of them: make molecule SCENARIOS="default upgrade airgap roles faults fleet".
-SCENARIOS ?= default
+# Two at a time; each one's whole output is in .cache/molecule, and its end is shown where it fails.
+SCENARIOS ?= default airgap roles faults fleet
 
 # Exit 77 of engine.sh: this machine cannot run containers, and the last line says why. `make molecule SKIP=ok` lives with that.
-molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages: the node as a container
+molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages, several nodes: nodes as containers
 	@tests/containers/engine.sh .cache/containers || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
-	@test ! -e .cache/containers/containers.conf || \
-		for scenario in $(SCENARIOS); do $(BIN)/molecule test --scenario-name $$scenario || exit; done
+	@test ! -e .cache/containers/containers.conf || $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(SCENARIOS:%=molecule-%)
+
+molecule-%:
+	@mkdir -p .cache/molecule; log=.cache/molecule/$*.log; SECONDS=0; \
+	NO_COLOR=1 $(BIN)/molecule test --scenario-name $* >$$log 2>&1 || { tail -n 150 $$log; echo "Scenario $* failed, see $$log"; exit 1; }; \
+	echo "Scenario $* passed in $$SECONDS s"
 
 # Slow: every command of these nodes is emulated. Needs root; fetches 200 MB of wheels once.
-aarch64: $(VENV)/.stamp-molecule ## The published wheels of Arm on an emulated Arm node
-	@tests/containers/engine.sh .cache/containers aarch64 python && $(BIN)/molecule test --scenario-name wheels || \
+aarch64: $(VENV)/.stamp-molecule ## A whole emulated Arm node, and the published wheels of Arm on another one
+	@{ tests/containers/engine.sh .cache/containers aarch64 python && tests/containers/engine.sh .cache/containers aarch64; } || \
 	  { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
+	@test ! -e .cache/containers/containers.conf || $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target molecule-wheels molecule-aarch64
 
 matrix: $(VENV)/.stamp-test ## Pythons of nodes, oldest and newest ansible-core
 	@tests/matrix.sh .cache/matrix $(CELLS)
