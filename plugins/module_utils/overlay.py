@@ -20,6 +20,15 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 FOLDER = ".npuops-overlay"
 RECORD = "record.json"
 
+# Options of the modules that are told of an overlay; the fragment `overlay` documents them.
+ARGUMENTS: Dict[str, Any] = {
+    "replacements": {"type": "list", "elements": "dict", "default": [], "options": {
+        "src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}, "machine": {"type": "str"}}},
+    "edits": {"type": "list", "elements": "dict", "default": [], "options": {
+        "path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True},
+        "replacement": {"type": "str", "required": True}, "machine": {"type": "str"}}},
+}
+
 
 class OverlayError(Exception):
     """What the tree has, what was expected and the next step, in one sentence."""

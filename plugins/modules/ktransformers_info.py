@@ -16,6 +16,7 @@ description:
 extends_documentation_fragment:
   - npuops.ktransformers.attributes
   - npuops.ktransformers.attributes.reads
+  - npuops.ktransformers.overlay
 options:
   source:
     description: The source tree on the node, or the link to it.
@@ -38,44 +39,6 @@ options:
     type: list
     elements: str
     default: []
-  replacements:
-    description: See M(npuops.ktransformers.ktransformers_overlay).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      src:
-        description: The file that is copied, relative to the tree.
-        type: str
-        required: true
-      dest:
-        description: The file that it replaces, relative to the tree.
-        type: str
-        required: true
-      machine:
-        description: Machine that this is for.
-        type: str
-  edits:
-    description: See M(npuops.ktransformers.ktransformers_overlay).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: The file, relative to the tree.
-        type: str
-        required: true
-      pattern:
-        description: Regular expression of what is replaced in a line.
-        type: str
-        required: true
-      replacement:
-        description: What stands in its place.
-        type: str
-        required: true
-      machine:
-        description: Machine that this is for.
-        type: str
   python:
     description: Interpreter of the engine's environment.
     type: path
@@ -408,7 +371,6 @@ def gather(module):
 
 
 def main():
-    change = {"type": "list", "elements": "dict", "default": []}
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "path", "required": True},
@@ -416,11 +378,7 @@ def main():
             "server_module": {"type": "str", "default": ""},
             "rule": {"type": "str", "required": True},
             "build": {"type": "list", "elements": "str", "default": []},
-            "replacements": dict(change, options={
-                "src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}, "machine": {"type": "str"}}),
-            "edits": dict(change, options={
-                "path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True},
-                "replacement": {"type": "str", "required": True}, "machine": {"type": "str"}}),
+            **overlay.ARGUMENTS,
             "python": {"type": "path", "required": True},
             "ascend_root": {"type": "path", "default": "/usr/local/Ascend"},
             "dev_root": {"type": "path", "default": "/dev"},

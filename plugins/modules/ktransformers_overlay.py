@@ -16,49 +16,12 @@ description:
   - A file that somebody changed after the overlay was laid over it is refused.
 extends_documentation_fragment:
   - npuops.ktransformers.attributes
+  - npuops.ktransformers.overlay
 options:
   path:
     description: The source tree on the node.
     type: path
     required: true
-  replacements:
-    description: Files of the tree that are copied over others.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      src:
-        description: The file that is copied, relative to the tree.
-        type: str
-        required: true
-      dest:
-        description: The file that it replaces, relative to the tree.
-        type: str
-        required: true
-      machine:
-        description: Machine, as C(uname -m) says it, that this is for. All machines without it.
-        type: str
-  edits:
-    description: Lines that are changed. They are read from the original, so that an edit is never made twice.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: The file, relative to the tree.
-        type: str
-        required: true
-      pattern:
-        description: Regular expression of what is replaced in a line.
-        type: str
-        required: true
-      replacement:
-        description: What stands in its place. C(\1) is the first group of O(edits[].pattern).
-        type: str
-        required: true
-      machine:
-        description: Machine, as C(uname -m) says it, that this is for. All machines without it.
-        type: str
   state:
     description: Lay the overlay over the tree, or bring the originals back.
     type: str
@@ -140,11 +103,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "replacements": {"type": "list", "elements": "dict", "default": [], "options": {
-                "src": {"type": "str", "required": True}, "dest": {"type": "str", "required": True}, "machine": {"type": "str"}}},
-            "edits": {"type": "list", "elements": "dict", "default": [], "options": {
-                "path": {"type": "str", "required": True}, "pattern": {"type": "str", "required": True},
-                "replacement": {"type": "str", "required": True}, "machine": {"type": "str"}}},
+            **overlay.ARGUMENTS,
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
