@@ -298,11 +298,12 @@ def _boot_id() -> t.Optional[str]:
 def _start_ticks(pid: t.Any) -> t.Optional[int]:
     """Clock ticks between boot and the start of the process, None when it is dead or a zombie.
 
-    Field 22 of /proc/<pid>/stat, https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; the name in field 2 may
-    hold blanks and brackets.
+    Field 22 of the first thread's stat, https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; the name in field 2 may
+    hold blanks and brackets. In an emulated container qemu makes up what a process reads as its own /proc/<pid>/stat
+    (open_self_stat in linux-user/syscall.c), but not what is below task/.
     """
     try:
-        with open(f"/proc/{pid:d}/stat", "rb") as file:
+        with open(f"/proc/{pid:d}/task/{pid:d}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except (OSError, TypeError, ValueError):
         return None

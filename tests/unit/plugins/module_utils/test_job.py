@@ -435,7 +435,7 @@ def test_start_ticks_whatever_the_name(monkeypatch, tmp_path, name, ticks):
     real = open
     stat = tmp_path / "stat"
     stat.write_text(line)
-    monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: real(str(stat) if path == "/proc/12/stat" else path, *args, **kwargs))
+    monkeypatch.setattr("builtins.open", lambda path, *args, **kwargs: real(str(stat) if path == "/proc/12/task/12/stat" else path, *args, **kwargs))
     assert job._start_ticks(12) == ticks
     stat.write_text(line.replace(") S 1", ") Z 1"))
     assert job._start_ticks(12) is None
