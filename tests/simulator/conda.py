@@ -23,7 +23,11 @@ from runpack import World, render
 from tree import Tree
 
 INSTALLER = "Miniconda3-py311_24.9.2-0"
-RATTLER = importlib.metadata.version("py-rattler")  # requirements-rehearsal.txt pins it
+
+
+def rattler_version() -> str:
+    """What requirements-rehearsal.txt has pinned for this Python."""
+    return importlib.metadata.version("py-rattler")
 
 
 def has_rattler(python: str) -> bool:
@@ -35,17 +39,18 @@ def has_rattler(python: str) -> bool:
 
 def rattler_wheel(arch: str) -> Path:
     """The wheel of py-rattler for nodes of `arch`, fetched once by pip. Raises OSError with pip's words."""
-    found = sorted(channel.CACHE.glob(f"py_rattler-{RATTLER}-*{arch}.whl"))
+    version = rattler_version()
+    found = sorted(channel.CACHE.glob(f"py_rattler-{version}-*{arch}.whl"))
     if found:
         return found[0]
     channel.CACHE.mkdir(parents=True, exist_ok=True)
     platforms = [f"--platform={name}_{arch}" for name in ("manylinux2014", "manylinux_2_17", "manylinux_2_28")]
     with tempfile.TemporaryDirectory(dir=channel.CACHE) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run([*command, *platforms, f"--dest={folder}", f"py-rattler=={RATTLER}"], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *platforms, f"--dest={folder}", f"py-rattler=={version}"], capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            raise OSError(f"py-rattler {RATTLER} for {arch} can't be fetched: {(done.stderr.strip() or 'no output').splitlines()[-1]}")
+            raise OSError(f"py-rattler {version} for {arch} can't be fetched: {(done.stderr.strip() or 'no output').splitlines()[-1]}")
         return wheels[0].rename(channel.CACHE / wheels[0].name)
 
 

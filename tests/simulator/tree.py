@@ -60,7 +60,7 @@ class Tree:
             for path in sorted(self.entries):
                 kind, mode, content = self.entries[path]
                 name = f"{top}/{path}" if top else path
-                for parent in reversed(Path(name).parents[:-1]):
+                for parent in reversed(list(Path(name).parents)[:-1]):
                     if str(parent) not in seen and self.entries.get(os.path.relpath(parent, top or "."), ("",))[0] != "folder":
                         seen.add(str(parent))
                         archive.addfile(member(str(parent), tarfile.DIRTYPE, 0o755))

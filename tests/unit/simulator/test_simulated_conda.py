@@ -146,7 +146,7 @@ def test_a_system_node_gets_links_to_its_own_python(tmp_path):
 
 def test_an_installer_for_another_machine_carries_the_solver_or_says_why_not(user_node, tmp_path, monkeypatch):
     monkeypatch.setattr(channel, "CACHE", tmp_path)
-    wheel = tmp_path / f"py_rattler-{conda.RATTLER}-cp310-abi3-manylinux_2_28_{OTHER_ARCH}.whl"
+    wheel = tmp_path / f"py_rattler-{conda.rattler_version()}-cp310-abi3-manylinux_2_28_{OTHER_ARCH}.whl"
     wheel.write_bytes(b"a wheel")
     assert b"py_rattler.whl" in unpacked(conda.installer(OTHER_ARCH, sys.executable, user_node.world))
     wheel.unlink()

@@ -25,7 +25,7 @@ def make(path: Path, sizes: dict[str, int] | None = None, plan: str = PLAN, seed
     (path / ".npuops-merge").mkdir(parents=True)
     records = []
     for number, (name, size) in enumerate(sizes.items()):
-        (path / name).write_bytes(random.Random(seed * 1000 + number).getrandbits(8 * size).to_bytes(size, "little"))
+        (path / name).write_bytes(random.Random(seed * 1000 + number).getrandbits(8 * size + 8).to_bytes(size + 1, "little")[:size])
         records.append(manifest.record_of(str(path), name, f"{plan[:8]}-{name}"))
     value = {"format": 1, "about": "", "plan": plan, "sources": [], "files": [record._asdict() for record in records], "stats": {}}
     (path / ".npuops-merge" / "manifest.json").write_text(json.dumps(value))

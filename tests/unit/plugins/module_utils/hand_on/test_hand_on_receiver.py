@@ -259,7 +259,7 @@ def test_a_file_that_the_server_has_changed(serve, merge, dest):
     one.shelf.refresh()
     (merge / A).write_bytes(b"changed")
     with pytest.raises(HandOnError, match=rf"^{A} can't be had, .*{one.url}/file/{A} answers 409 Conflict"):
-        receive(dest, one.url, patience=1.0)
+        receive(dest, one.url, patience=5.0)
     assert (dest / B).read_bytes() == (merge / B).read_bytes()
 
 
