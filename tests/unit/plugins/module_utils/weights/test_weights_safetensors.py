@@ -70,12 +70,24 @@ def test_files_that_are_none(tmp_path, raw, message):
     assert (caught.value.path, caught.value.offset) == (str(path), 0)
 
 
+NESTED = b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}"
+
+
+def nesting_is_called() -> str:
+    """Python 3.13 reads lists as deep as our limit for brackets allows, the others refuse."""
+    try:
+        json.loads(NESTED)
+    except RecursionError:
+        return "is JSON nested too deep to be what it claims"
+    return "tensor 'a' lacks dtype, shape or data_offsets as the format has them"
+
+
 BAD_HEADERS = [
     ("no-json", b"{nothing", "is no JSON: Expecting property name enclosed in double quotes. Bring the file again"),
     ("not-utf8", b'{"\xff": 1}', "is no UTF-8 text, so no JSON. Bring the file again"),
     ("list", b"[]", "the header is no JSON object. Bring the file again"),
     ("number", b"5", "the header is no JSON object. Bring the file again"),
-    ("nested", b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}", "is JSON nested too deep to be what it claims. Bring the file again"),
+    ("nested", NESTED, f"{nesting_is_called()}. Bring the file again"),
     ("lists", b'{"a":[' + b"[]," * 20000 + b"[]]}", "the header holds more lists than its 0 tensors have. Bring the file again"),
     ("twice", b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}',
      "is no JSON that can be used: 'a' stands in it twice. Bring the file again"),
