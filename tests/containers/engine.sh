@@ -4,7 +4,8 @@
 #   FOLDER  gets containers.conf (name it in CONTAINERS_CONF) and logs
 #   ARCH    x86_64 or aarch64 (default: this machine's); another machine's runs under qemu, which this script registers
 #   KIND    node (default): a system with systemd; python: only unpacked, no package is configured: a Python and the usual commands
-# The image is localhost/npuops-test-KIND for this machine's architecture, localhost/npuops-test-KIND-ARCH for another.
+# The image is localhost/npuops-test-KIND for this machine's architecture, localhost/npuops-test-KIND-ARCH for another. A node's is built upon
+# Debian's own image where a registry has it, everything else is made from Debian's packages.
 # exit 0: ready; 77: this machine can't run such containers, the last line says why.
 set -euo pipefail
 
@@ -19,20 +20,23 @@ skip() { echo "no $arch containers here: $*"; exit 77; }
 
 [ -n "${debian[$arch]:-}" ] || skip "no test image is made for this architecture"
 [ "$(id -u)" -eq 0 ] || skip "not root (systemd as PID 1 in a container and a Debian root file system need it)"
-missing=()
-tools=(podman runc mmdebstrap ssh tc)  # the last two for nodes that are reached over a network
 declare -A package=([ssh]=openssh-client [tc]=iproute2)
-[ "$arch" = "$(uname -m)" ] || tools+=("qemu-$arch-static" arch-test)
-for tool in "${tools[@]}"; do
-  command -v "$tool" >/dev/null || missing+=("${package[$tool]:-${tool/#qemu-*-static/qemu-user-static}}")
-done
-if [ "${#missing[@]}" -gt 0 ]; then
+
+# need TOOL…: install what is not there.
+need() {
+  local tool missing=()
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || missing+=("${package[$tool]:-${tool/#qemu-*-static/qemu-user-static}}")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
   command -v apt-get >/dev/null || skip "${missing[*]} missing, and this system has no apt-get to install them"
   echo "installing ${missing[*]}"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$folder/apt.log" 2>&1 ||
     skip "installing ${missing[*]} failed, see $folder/apt.log"
-fi
+}
+need podman runc ssh tc  # the last two for nodes that are reached over a network
+[ "$arch" = "$(uname -m)" ] || need "qemu-$arch-static" arch-test
 
 # The kernel starts another architecture's programs with qemu. Flag F: it has opened qemu already, so that containers need not have it.
 emulate() {
@@ -70,11 +74,28 @@ if [ "$kind" = python ]; then
   list=$here/packages-python.txt
 fi
 wanted=$( (cat "$list"; echo bookworm "${how[@]}") | sha256sum | cut -c1-16)
-if ! podman image exists "$image:$wanted"; then
-  echo "building the image of a test node ($image:$wanted)$([ "$arch" = "$(uname -m)" ] || [ "$kind" = python ] || echo ", some minutes under qemu")"
-  packages=$(grep -v '^#' "$list" | paste -sd,)
+
+# upon BASE: the packages installed upon Debian's own image, in a build that wants no more rights than the containers have.
+upon() {
+  printf 'FROM %s\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends %s\n' "$1" "${packages//,/ }" |
+    podman build --quiet --arch="${debian[$arch]}" --network=host --isolation=chroot --tag="$image:$wanted" - >"$folder/build-$kind-$arch.log" 2>&1
+}
+
+from_packages() {
+  need mmdebstrap
   mmdebstrap --arch="${debian[$arch]}" "${how[@]}" --include="$packages" bookworm - 2>"$folder/mmdebstrap-$kind-$arch.log" |
     podman import --quiet --arch="${debian[$arch]}" - "$image:$wanted" >/dev/null ||
     skip "building the root file system failed, see $folder/mmdebstrap-$kind-$arch.log"
+}
+
+if ! podman image exists "$image:$wanted"; then
+  echo "building the image of a test node ($image:$wanted)$([ "$arch" = "$(uname -m)" ] || [ "$kind" = python ] || echo ", some minutes under qemu")"
+  packages=$(grep -v '^#' "$list" | paste -sd,)
+  base=debian:bookworm-slim
+  if [ "$kind" = node ] && timeout 300 podman pull --quiet --arch="${debian[$arch]}" "$base" >"$folder/pull.log" 2>&1 && upon "$base"; then
+    :
+  else
+    from_packages
+  fi
 fi
 podman tag "$image:$wanted" "$image:latest"
