@@ -76,8 +76,12 @@ def main() -> None:
             print(f"deployed {name_of(number)} in {seconds:.0f} s", flush=True)
             done.touch()
     for size in sizes:
-        seconds, output, calls, tasks = play(root, list(range(size)))
-        changed = sum(map(int, re.findall(r"changed=(\d+)", output)))
+        # Deployed one by one, each has built torch_npu. Together they take the first one's, which the first run sees to.
+        for _ in range(2):
+            seconds, output, calls, tasks = play(root, list(range(size)))
+            changed = sum(map(int, re.findall(r"changed=(\d+)", output)))
+            if not changed:
+                break
         counted, times = attribute(calls, tasks)
         most = max(sum(of_host.values()) for of_host in counted.values())
         print(f"\n{size} node{'s' if size > 1 else ''}: {seconds:.1f} s ({seconds / size:.1f} s a node), at most {most} remote calls a node"
