@@ -59,7 +59,7 @@ lint: $(VENV)/.stamp-test ## Style of YAML, Python and Ansible
 unit: $(VENV)/.stamp-test ## Pure logic, modules, roles' options
 	@$(BIN)/python -m pytest tests/unit -n 2 $(ARGS)
 
-# One node for each file; files in their order, so that the long ones come first and no worker waits for the other in the end.
+# One node for each file; files in their order: those of integration, which take longest, come first.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 integration: $(VENV)/.stamp-test ## The rehearsal and what happens when things are wrong
@@ -77,9 +77,14 @@ sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 SCENARIOS ?= default airgap roles
 
 # Exit 77 of engine.sh: this machine cannot run containers, and the last line says why. `make molecule SKIP=ok` lives with that.
+# $(1): calls of engine.sh that have to pass; $(2): the scenarios that are played then.
+define play
+	@{ $(1); } || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }; \
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(2:%=molecule-%)
+endef
+
 molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages, several nodes: nodes as containers
-	@tests/containers/engine.sh .cache/containers || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
-	@test ! -e .cache/containers/containers.conf || $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(SCENARIOS:%=molecule-%)
+	$(call play,tests/containers/engine.sh .cache/containers,$(SCENARIOS))
 
 molecule-%:
 	@mkdir -p .cache/molecule; log=.cache/molecule/$*.log; SECONDS=0; \
@@ -88,9 +93,7 @@ molecule-%:
 
 # Slow: every command of these nodes is emulated. Needs root; fetches 200 MB of wheels once.
 aarch64: $(VENV)/.stamp-molecule ## A whole emulated Arm node, and the published wheels of Arm on another one
-	@{ tests/containers/engine.sh .cache/containers aarch64 python && tests/containers/engine.sh .cache/containers aarch64; } || \
-	  { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }
-	@test ! -e .cache/containers/containers.conf || $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target molecule-wheels molecule-aarch64
+	$(call play,tests/containers/engine.sh .cache/containers aarch64 python && tests/containers/engine.sh .cache/containers aarch64,wheels aarch64)
 
 matrix: $(VENV)/.stamp-test ## Pythons of nodes, oldest and newest ansible-core
 	@tests/matrix.sh .cache/matrix $(CELLS)

@@ -92,9 +92,7 @@ if ! podman image exists "$image:$wanted"; then
   echo "building the image of a test node ($image:$wanted)$([ "$arch" = "$(uname -m)" ] || [ "$kind" = python ] || echo ", some minutes under qemu")"
   packages=$(grep -v '^#' "$list" | paste -sd,)
   base=debian:bookworm-slim
-  if [ "$kind" = node ] && timeout 300 podman pull --quiet --arch="${debian[$arch]}" "$base" >"$folder/pull.log" 2>&1 && upon "$base"; then
-    :
-  else
+  if [ "$kind" != node ] || ! timeout 300 podman pull --quiet --arch="${debian[$arch]}" "$base" >"$folder/pull.log" 2>&1 || ! upon "$base"; then
     from_packages
   fi
 fi
