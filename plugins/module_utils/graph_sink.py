@@ -13,11 +13,12 @@ Everything here decides; nothing here writes.
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from .file_digest import sha256_of
 
 LIBRARY = "libruntime.so"
 BACKUP = LIBRARY + ".bak"
@@ -74,14 +75,6 @@ class Decision:
     detours: Tuple[Detour, ...] = ()  # links to put back
     forget: bool = False          # drop the record and the kept original
     refusal: Optional[str] = None
-
-
-def sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_values(path: str) -> Dict[str, str]:

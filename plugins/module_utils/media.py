@@ -29,6 +29,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from .file_digest import sha256_of
+
 SUMS = ".npuops-sums.json"
 LOCK = ".npuops-media.lock"
 MANIFEST = "manifest.yml"
@@ -70,14 +72,6 @@ def check_name(name: str) -> str:
     if parts[-1] in (SUMS, LOCK):
         raise MediaError(f"{name!r} is no name in the media: files of that name are kept by this collection itself")
     return name
-
-
-def sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(_CHUNK), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Sums:

@@ -48,6 +48,11 @@ options:
     type: list
     elements: str
     default: []
+  files:
+    description: Files that the environment is written down in, whose checksum and mode are wanted.
+    type: list
+    elements: path
+    default: []
 seealso:
   - module: npuops.ktransformers.npu_info
 author: npuops contributors (@npuops)
@@ -108,6 +113,11 @@ env_file:
   description: The variables as lines C(KEY="value") that bash and systemd's C(EnvironmentFile=) read alike.
   returned: always
   type: str
+files:
+  description: SHA-256 and mode of each of O(files), with a blank between them. Empty for one that is not there.
+  returned: always
+  type: dict
+  sample: {/etc/npuops/npu.env: 01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b 0644}
 left_out:
   description: Variables of the vendor's that are left out of the above, with the reason.
   returned: always
@@ -127,6 +137,7 @@ nnal_home:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.env import EnvironmentProblem, assemble
+from ansible_collections.npuops.ktransformers.plugins.module_utils.file_digest import content_and_mode
 
 
 def main() -> None:
@@ -139,13 +150,15 @@ def main() -> None:
             "extra": {"type": "dict", "default": {}},
             "driver_path": {"type": "path"},
             "imports": {"type": "list", "elements": "str", "default": []},
+            "files": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
     options = dict(module.params)
+    files = {path: content_and_mode(path) for path in options.pop("files")}
     options["extra"] = {name: str(value) for name, value in options["extra"].items()}
     try:
-        module.exit_json(changed=False, **assemble(**options))
+        module.exit_json(changed=False, files=files, **assemble(**options))
     except EnvironmentProblem as exc:
         module.fail_json(msg=str(exc))
 

@@ -177,17 +177,15 @@ engine:
 
 import glob
 import grp
-import hashlib
 import json
 import os
 import platform
 import pwd
 import re
-import stat
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.npuops.ktransformers.plugins.module_utils import engine_source, graph_sink, job, overlay
+from ansible_collections.npuops.ktransformers.plugins.module_utils import engine_source, file_digest, graph_sink, job, overlay
 from ansible_collections.npuops.ktransformers.plugins.module_utils.graph_sink import GraphSinkError
 from ansible_collections.npuops.ktransformers.plugins.module_utils.overlay import OverlayError
 
@@ -199,8 +197,7 @@ MANIFEST = os.path.join(".npuops-merge", "manifest.json")
 def sha256_of(path):
     """SHA-256 of a file, None without it."""
     try:
-        with open(path, "rb") as stream:
-            return hashlib.sha256(stream.read()).hexdigest()
+        return file_digest.sha256_of(path)
     except OSError:
         return None
 
@@ -311,13 +308,6 @@ def look_at_user(name):
     return {"found": True, "groups": sorted(groups), "home": entry.pw_dir, "shell": entry.pw_shell}
 
 
-def look_at_file(path):
-    try:
-        return f"{sha256_of(path)} {stat.S_IMODE(os.stat(path).st_mode):04o}"
-    except OSError:
-        return ""
-
-
 def layers_of(model_path):
     """Number of the model's layers, 0 when its config.json does not say."""
     layers = (read_json(os.path.join(model_path or "", "config.json")) or {}).get("num_hidden_layers")
@@ -361,7 +351,7 @@ def gather(module):
     engine["smoke"] = short(job.status(params["smoke_dir"]))
     engine["unit"] = look_at_unit(module, params["unit"], params["files"])
     engine["user"] = look_at_user(params["user"])
-    engine["files"] = {path: look_at_file(path) for path in params["files"]}
+    engine["files"] = {path: file_digest.content_and_mode(path) for path in params["files"]}
     engine["devices"] = sorted(path for pattern in DEVICES for path in glob.glob(os.path.join(params["dev_root"], pattern))
                                if re.fullmatch(r"davinci\d+|[a-z_]+", os.path.basename(path)))
     engine["architecture"] = machine

@@ -175,6 +175,7 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.npuops.ktransformers.plugins.module_utils import graph_sink
 from ansible_collections.npuops.ktransformers.plugins.module_utils.elf import ElfError, read_library
+from ansible_collections.npuops.ktransformers.plugins.module_utils.file_digest import sha256_of
 from ansible_collections.npuops.ktransformers.plugins.module_utils.graph_sink import GraphSinkError
 
 SUPPLIER = "it comes with the source tree of the engine: get it again from whoever supplies that tree, or set its folder"
@@ -343,8 +344,8 @@ def apply_present(seen, decision, keep, wanted):
     toolkit = seen.toolkit
     record = dict(seen.record or {})
     if decision.keep:
-        original = graph_sink.sha256_of(decision.keep)
-        if not (os.path.isfile(keep.library) and graph_sink.sha256_of(keep.library) == original):
+        original = sha256_of(decision.keep)
+        if not (os.path.isfile(keep.library) and sha256_of(keep.library) == original):
             os.makedirs(keep.folder, mode=0o755, exist_ok=True)
             put(decision.keep, keep.library, decision.keep)
         record = {"original_sha256": original, "installed_sha256": [], "identity": toolkit.identity, "version": toolkit.version, "library": toolkit.library}

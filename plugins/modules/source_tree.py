@@ -176,6 +176,7 @@ import shutil
 import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.npuops.ktransformers.plugins.module_utils.file_digest import sha256_of
 from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import Filler, PartsError
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.xz")
@@ -196,14 +197,6 @@ def kind_of(src):
     if src.endswith(ARCHIVES):
         return "archive"
     raise SourceError(f"{src} is no source that can be laid: expected a git URL, a .bundle, or an archive named {', '.join(ARCHIVES)}.")
-
-
-def sha256_of(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def inside(base, path):

@@ -8,7 +8,6 @@ What the vendor's installers refuse, and some that they don't but that would bre
 """
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from typing import Iterator
@@ -18,20 +17,12 @@ from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.packag
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.plan import Plan, Roots
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.problem import Runner, problem
 from ansible_collections.npuops.ktransformers.plugins.module_utils.ascend.version import compare, version_key
+from ansible_collections.npuops.ktransformers.plugins.module_utils.file_digest import sha256_of
 from ansible_collections.npuops.ktransformers.plugins.module_utils.mounts import read_only_mount
 
 _DRIVER_MIN_MB = 301  # the vendor refuses 300 (https://gitcode.com/cann/driver, env_check.sh)
 _UNPACKED = 4  # unpacked and installed together, as a multiple of the package
 _CHECK_SECONDS = 900
-
-
-def sha256(path: str) -> str:
-    """The file's checksum in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1024 * 1024), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _eula(plan: Plan) -> Iterator[dict]:
@@ -82,7 +73,7 @@ def _file(plan: Plan, runner: Runner) -> Iterator[dict]:
     elif not os.access(src, os.R_OK):
         yield problem("unreadable", f"{src} may not be read by this user", "a readable file", f"chmod a+r {src}")
     elif plan.wish.sha256:
-        found = sha256(src)
+        found = sha256_of(src)
         if found != plan.wish.sha256.lower():
             yield problem("sha256", f"{src} has sha256 {found}", f"sha256 {plan.wish.sha256}", f"remove {src} and send it again")
     elif src.endswith(".run") and not runner.check_mode:

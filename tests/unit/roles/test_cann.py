@@ -96,7 +96,7 @@ def test_checks(node, given, failed):
     ), id="libhccl"),
     pytest.param({}, {"problems": [LIBATB]}, {"cann_packages": ["toolkit"]}, ("toolkit 8.1.RC1", "ok", ""), id="libatb-not-wanted"),
     pytest.param({}, {"problems": [{**LIBHCCL, "severity": "warning"}]}, {}, ("toolkit 8.1.RC1, kernels 8.1.RC1, nnal 8.1.RC1", "ok", ""), id="warning"),
-    pytest.param({}, {}, {"cann_looked": False, "__cann_register_files": {"files": []}, "cann_profile": ""}, (
+    pytest.param({}, {}, {"cann_looked": False, "cann_profile": ""}, (
         "toolkit 8.1.RC1, kernels 8.1.RC1, nnal 8.1.RC1", "failed",
         "/etc/npuops/npu.env, /usr/local/bin/npu-exec is not as this role writes it; run --tags cann",
     ), id="files-gone"),
@@ -131,11 +131,11 @@ def test_units_are_left_to_the_stage_that_starts_them(role, given, later):
 
 def test_files_are_seen_by_place_content_and_mode():
     environment = {"found": True, "reason": None, "problems": [], "env_file": "A=\"1\"\n"}
-    seen = {"files": [{"path": "/etc/npuops/npu.env", "checksum": hashlib.sha1(b"A=\"1\"\n").hexdigest(), "mode": "0644"}]}
-    given = {"npu_node": npu(), "__cann_register_environment": environment, "cann_exec": "", "cann_profile": ""}
-    assert ROLE.value("__cann_stale", __cann_register_files=seen, **given) == []
-    seen["files"][0]["mode"] = "0600"
-    assert ROLE.value("__cann_stale", __cann_register_files=seen, **given) == ["/etc/npuops/npu.env"]
+    sha256 = hashlib.sha256(b"A=\"1\"\n").hexdigest()
+    given = {"npu_node": npu(), "cann_exec": "", "cann_profile": ""}
+    for seen, stale in ((f"{sha256} 0644", []), (f"{sha256} 0600", ["/etc/npuops/npu.env"]), ("", ["/etc/npuops/npu.env"])):
+        environment["files"] = {"/etc/npuops/npu.env": seen}
+        assert ROLE.value("__cann_stale", __cann_register_environment=environment, **given) == stale
 
 
 @pytest.mark.parametrize("scope, root, profile", [
@@ -159,7 +159,7 @@ class Laid:
         for item in ROLE.value("__cann_our_files", cann_profile=str(self.profile), **given):
             path = folder / item["path"]
             path.write_text(item["text"])
-            path.chmod(int(item["mode"], 8))
+            path.chmod(int(ROLE.value("__cann_modes", cann_profile=str(self.profile), **given)[item["path"]], 8))
         self.env_file.write_text('# comment\nPATH="/ascend/bin:/usr/bin:/bin"\nLD_LIBRARY_PATH="/ascend/lib"\nODD="two words, a \\$ and a \\""\n')
 
     def run(self, *command, **environment):

@@ -113,11 +113,3 @@ def test_layers(tmp_path, config, layers):
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     assert info.layers_of(str(tmp_path)) == layers
-
-
-def test_files_are_known_by_content_and_mode(tmp_path):
-    path = tmp_path / "npu-chat"
-    path.write_text("x")
-    path.chmod(0o755)
-    assert info.look_at_file(str(path)) == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881 0755"
-    assert info.look_at_file(str(tmp_path / "none")) == ""

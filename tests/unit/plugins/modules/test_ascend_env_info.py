@@ -44,3 +44,10 @@ def test_a_broken_script(tree):
         True,
         f"sourcing {script} ended the shell (rc 1); run it by hand in `bash --noprofile --norc` to see why.",
     )
+
+
+def test_files_it_is_written_down_in(tree):
+    tree.write("etc/npu.env", "x")
+    there, none = f"{tree.root}/etc/npu.env", f"{tree.root}/etc/none"
+    answer = call("ascend_env_info", {"ascend_root": str(tree.ascend), "files": [there, none]})
+    assert answer["files"][there].startswith("2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881 06") and answer["files"][none] == ""
