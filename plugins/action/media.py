@@ -138,6 +138,6 @@ class ActionModule(ActionBase):
 
 
 def _described(entry: manifests.Entry, dest: t.Optional[str]) -> t.Dict[str, t.Any]:
-    answer = {key: entry.get(key) for key in ("sha256", "size", "version", "arch", "origin")}
+    answer = {key: entry.get(key) for key in ("sha256", "size", "version", "arch", "origin", "commit", "lacks")}
     path = os.path.join(dest, *entry["path"].split("/")) if dest else None
     return dict(answer, name=entry["path"], path=path, changed=False, reason=None)

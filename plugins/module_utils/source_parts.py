@@ -16,7 +16,7 @@ import re
 import shutil
 import tarfile
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 IN_NAME = re.compile(r"(?<![0-9a-f])([0-9a-f]{7,40})(?![0-9a-f])")
@@ -87,11 +87,15 @@ def read_gitmodules(folder: str) -> List[Tuple[str, str]]:
     """(path, url) of each submodule that the folder's .gitmodules names; [] without one."""
     try:
         with open(os.path.join(folder, ".gitmodules"), encoding="utf-8", errors="replace") as stream:
-            lines = [line.strip() for line in stream]
+            return parse_gitmodules(stream.read())
     except OSError:
         return []
+
+
+def parse_gitmodules(text: str) -> List[Tuple[str, str]]:
+    """(path, url) of each submodule that the text of a .gitmodules names."""
     found: List[Dict[str, str]] = []
-    for line in lines:
+    for line in map(str.strip, text.splitlines()):
         if re.match(r"\[\s*submodule\b", line):
             found.append({})
         key, sign, value = line.partition("=")
@@ -104,13 +108,50 @@ def archive_commit(path: str) -> str:
     """The commit that git archive noted in an archive, or the one in its name, or ''."""
     try:
         with tarfile.open(path) as archive:
-            noted = archive.pax_headers.get("comment", "")
+            return noted_commit(archive) or named_commit(path)
     except (tarfile.TarError, EOFError, OSError):
-        noted = ""
-    if COMMIT.match(noted):
-        return noted
+        return named_commit(path)
+
+
+def noted_commit(archive: tarfile.TarFile) -> str:
+    noted = archive.pax_headers.get("comment", "")
+    return noted if COMMIT.match(noted) else ""
+
+
+def named_commit(path: str) -> str:
     named = IN_NAME.findall(os.path.basename(path))
     return named[-1] if named else ""
+
+
+def look_into(path: str) -> Dict[str, Any]:
+    """What an archive tells of itself: `commit`, as git archive noted it, and `lacks`, the submodules that it names and has no file of.
+
+    An archive that tells neither gives {}. Raises OSError, EOFError and tarfile.TarError."""
+    named: List[str] = []
+    filled = set()
+    with tarfile.open(path) as archive:
+        commit = noted_commit(archive)
+        for member in archive:
+            parts = os.path.normpath(member.name).split("/")
+            if not member.isdir():
+                filled.update("/".join(parts[1:count]) for count in range(2, len(parts)))
+            if len(parts) == 2 and parts[1] == ".gitmodules" and member.isfile():
+                content = archive.extractfile(member)
+                named = [name for name, _url in parse_gitmodules(content.read().decode("utf-8", "replace") if content else "")]
+    told = {"commit": commit, "lacks": [name for name in named if name not in filled]}
+    return {key: value for key, value in told.items() if value}
+
+
+def unsupplied(lacks: Sequence[str], needed: Sequence[str], only: Mapping[str, str], files: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Those of `lacks` that the tree needs and will not get, by what the media's manifest tells; an unpacked archive gets what `only` names.
+
+    only: path → commit. files: {name, commit} of those in the folder of the source's parts; a bundle may hold any commit."""
+    def comes(path: str) -> bool:
+        commit = only.get(path) or ""
+        known = [file.get("commit") or named_commit(file["name"]) for file in files]
+        return bool(commit) and (any(file["name"].endswith(".bundle") for file in files) or any(same(commit, one) for one in known))
+
+    return [path for path in lacks if path in {*needed, *only} and not comes(path)]
 
 
 def look_at(path: str, git: Git) -> Store:

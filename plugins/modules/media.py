@@ -165,6 +165,13 @@ files:
     origin:
       description: Where it can be had.
       type: str
+    commit:
+      description: Of an archive of sources, the commit that C(git archive) noted in it; else null.
+      type: str
+    lacks:
+      description: Of an archive of sources, the submodules that it names and holds no files of; null where there are none.
+      type: list
+      elements: str
     changed:
       description: Whether the file was brought to the node by this call (in check mode, would be).
       type: bool

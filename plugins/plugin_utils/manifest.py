@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The manifest of the media: read it, find names in it, write it anew.
 
-manifest.yml:  files: [{path, sha256, size, version, arch: aarch64|x86_64|noarch, origin, supplier}, …]
+manifest.yml:  files: [{path, sha256, size, version, arch: aarch64|x86_64|noarch, commit, lacks, origin, supplier}, …]
+commit, lacks: of an archive of sources, see module_utils/source_parts.py
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tarfile
 import typing as t
 
 import yaml
 from ansible_collections.npuops.ktransformers.plugins.module_utils.media import LOCK, MANIFEST, SUMS, File, MediaError, Sums, check_name
+from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import look_into
 
 _HEADING = """\
 # Written by `ansible-playbook npuops.ktransformers.media`, which keeps the texts (origin, supplier, …) that you add to a file.
@@ -138,13 +141,27 @@ def index(folder: str, old_text: t.Optional[str]) -> Index:
         size = os.stat(os.path.join(folder, *name.split("/"))).st_size
         entry: Entry = {"path": name, "sha256": sums.of(name), "size": size}
         entry.update(guess(name))
-        entry.update((key, value) for key, value in old.get(name, {}).items() if key not in ("path", "sha256", "size"))
+        entry.update((key, value) for key, value in old.get(name, {}).items() if key not in _TOLD)
+        if _SOURCE.match(name):
+            entry.update(_look_into(folder, name))
         entries.append(entry)
     sums.keep_only(names)
     sums.save()
     text = _HEADING + yaml.dump({"files": entries}, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=1000)
     updated = [entry["path"] for entry in entries if entry["path"] in old and old[entry["path"]].get("sha256") != entry["sha256"]]
     return Index(text, [name for name in names if name not in old], updated, [name for name in old if name not in names])
+
+
+# What the file itself tells, in contrast to texts that people add.
+_TOLD = ("path", "sha256", "size", "commit", "lacks")
+_SOURCE = re.compile(r"^source/.+\.(tar\.gz|tgz|tar|tar\.xz)$")
+
+
+def _look_into(folder: str, name: str) -> Entry:
+    try:
+        return look_into(os.path.join(folder, *name.split("/")))
+    except (tarfile.TarError, EOFError, OSError) as exc:
+        raise MediaError(f"{name} is no archive that can be read to its end ({exc}); get it again from where it came from") from exc
 
 
 def list_files(folder: str) -> t.List[str]:

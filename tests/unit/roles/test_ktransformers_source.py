@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.npuops.ktransformers.plugins.module_utils import engine_source
 
+from tests.unit.roles.role_vars import Role
+
 RULE = "ktransformers/optimize/optimize_rules/DeepSeek-V3-Chat-800IA2-npu.yaml"
 FILES = ["ktransformers/local_chat.py", "ktransformers/server/main.py", RULE, "install.sh",
          "third_party/llama.cpp/CMakeLists.txt", "third_party/pybind11/setup.py"]
@@ -108,3 +110,21 @@ def test_environment(tmp_path):
     before = found["torch_npu"]["record"]
     touch(packages, "torch_npu-2.3.1.post6.dist-info/RECORD", "b")
     assert engine_source.environment(str(python))["torch_npu"]["record"] != before
+
+
+@pytest.mark.parametrize("described, parts, missing", [
+    pytest.param([{"lacks": ["third_party/llama.cpp", "third_party/pybind11", "third_party/docs"]}], [], "third_party/llama.cpp, third_party/pybind11",
+                 id="nothing-beside-it"),
+    pytest.param([{"lacks": ["third_party/llama.cpp"]}], [{"name": "source/kt.submodules/x.tar.gz", "commit": "a" * 40}], None, id="beside-it"),
+    pytest.param([{"lacks": None}], [], None, id="whole"),
+    pytest.param([], [], None, id="from-git"),
+])
+def test_a_source_without_its_submodules_is_told_before_anything_is_changed(described, parts, missing):
+    failed = Role("ktransformers").failed(
+        "__ktransformers_option_checks", __ktransformers_register_described={"files": described}, __ktransformers_register_parts={"files": parts},
+        ktransformers_submodules={"third_party/llama.cpp": "a" * 40}, ktransformers_source="source/kt.tar.gz", npu_stack_pins={},
+    )
+    assert list(failed) == (["ktransformers-submodules"] if missing else [])
+    if missing:
+        assert failed["ktransformers-submodules"]["observed"] == (
+            f"source/kt.tar.gz holds no files of {missing}, and source/kt.submodules/ of the media does not supply them")

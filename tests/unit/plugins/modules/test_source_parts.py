@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import PartsError, archive_commit, media_folder, read_gitmodules
+from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import (
+    PartsError,
+    archive_commit,
+    look_into,
+    media_folder,
+    read_gitmodules,
+    unsupplied,
+)
 from ansible_collections.npuops.ktransformers.plugins.modules import source_tree
 from ansible_collections.npuops.ktransformers.plugins.modules.source_tree import SourceError, Sources
 
@@ -298,3 +305,36 @@ def test_gitmodules_are_read_as_git_writes_them(tmp_path):
     )
     assert read_gitmodules(str(tmp_path)) == [("x/a", "https://e/a.git"), ("x/c", "")]
     assert read_gitmodules(str(tmp_path / "nowhere")) == []
+
+
+def test_an_archive_tells_which_submodules_it_lacks(tmp_path, world):
+    told = look_into(str(archive(world.engine, tmp_path / "kt.tar.gz")))
+    assert told == {"commit": world.heads["engine"], "lacks": ["third_party/llama", "third_party/pybind", "kernel/pybind"]}
+    # Packed with its submodules, but for one; the names begin with a dot.
+    work = tmp_path / "work/kt"
+    shutil.copytree(world.engine, work, ignore=shutil.ignore_patterns(".git"))
+    shutil.rmtree(work / "kernel/pybind")
+    subprocess.run(["tar", "-C", str(work.parent), "-czf", str(tmp_path / "full.tar.gz"), "./kt"], check=True)
+    assert look_into(str(tmp_path / "full.tar.gz")) == {"lacks": ["kernel/pybind"]}
+    assert look_into(str(archive(world.nested, tmp_path / "nested.tar.gz"))) == {"commit": git(world.nested, "rev-parse", "HEAD")}
+
+
+LLAMA, PYBIND = "a" * 40, "b" * 40
+
+
+@pytest.mark.parametrize(
+    "lacks, only, files, missing",
+    [
+        pytest.param(["llama", "pybind", "docs"], {}, [], ["llama", "pybind"], id="nothing-beside-it"),
+        pytest.param(["llama"], {}, [{"name": f"s/llama-{LLAMA}.tar.gz"}], ["llama"], id="nobody-says-which-commit"),
+        pytest.param(["llama", "pybind"], {"llama": LLAMA}, [{"name": "s/x.tar.gz", "commit": LLAMA}], ["pybind"], id="one-of-two"),
+        pytest.param(["llama"], {"llama": LLAMA}, [{"name": f"s/llama-{LLAMA[:8]}.tgz", "commit": None}], [], id="commit-in-the-name"),
+        pytest.param(["llama"], {"llama": LLAMA}, [{"name": "s/x.tar.gz", "commit": PYBIND}], ["llama"], id="another-commit"),
+        pytest.param(["llama"], {"llama": LLAMA}, [{"name": "s/x.bundle", "commit": None}], [], id="a-bundle-may-hold-it"),
+        pytest.param(["llama"], {"llama": None}, [{"name": "s/x.bundle"}], ["llama"], id="a-commit-that-nobody-tells"),
+        pytest.param(["deps/wanted"], {"deps/wanted": PYBIND}, [], ["deps/wanted"], id="asked-for"),
+        pytest.param([], {"llama": LLAMA}, [], [], id="whole"),
+    ],
+)
+def test_what_would_be_missing_is_known_from_the_manifest(lacks, only, files, missing):
+    assert unsupplied(lacks, ("llama", "pybind"), only, files) == missing

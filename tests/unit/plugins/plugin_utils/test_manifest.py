@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import pytest
 import yaml
 from ansible_collections.npuops.ktransformers.plugins.module_utils.media import MediaError
@@ -126,6 +128,29 @@ def test_index(tmp_path):
     }  # fmt: skip
     assert list(manifest.parse(first.text, "/m").entries) == ["a", "sub/b"]
     assert manifest.index(str(tmp_path), first.text).text == first.text
+
+
+def pack(folder, name, *, submodule):
+    lay(folder, **{"kt__.gitmodules": '[submodule "llama"]\n\tpath = third_party/llama\n\turl = https://git.example.invalid/llama\n'})
+    if submodule:
+        lay(folder, kt__third_party__llama__file="x")
+    target = folder / "media" / "source" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(target, "w:gz") as archive:
+        archive.add(folder / "kt", "kt")
+    return target
+
+
+def test_index_looks_into_sources(tmp_path):
+    target = pack(tmp_path, "kt.tar.gz", submodule=False)
+    first = manifest.index(str(tmp_path / "media"), None)
+    assert yaml.safe_load(first.text)["files"][0]["lacks"] == ["third_party/llama"]
+    assert manifest.index(str(tmp_path / "media"), first.text).text == first.text
+    pack(tmp_path, "kt.tar.gz", submodule=True)
+    assert "lacks" not in yaml.safe_load(manifest.index(str(tmp_path / "media"), first.text).text)["files"][0]
+    target.write_bytes(target.read_bytes()[:-30])
+    with pytest.raises(MediaError, match=r"source/kt.tar.gz is no archive that can be read to its end \(.+\); get it again from where it came from"):
+        manifest.index(str(tmp_path / "media"), first.text)
 
 
 def test_index_keeps_what_people_wrote(tmp_path):
