@@ -16,7 +16,7 @@ import re
 import shutil
 import tarfile
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 IN_NAME = re.compile(r"(?<![0-9a-f])([0-9a-f]{7,40})(?![0-9a-f])")
@@ -128,7 +128,7 @@ def look_into(path: str) -> Dict[str, Any]:
 
     An archive that tells neither gives {}. Raises OSError, EOFError and tarfile.TarError."""
     named: List[str] = []
-    filled = set()
+    filled: Set[str] = set()
     with tarfile.open(path) as archive:
         commit = noted_commit(archive)
         for member in archive:
