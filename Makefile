@@ -76,6 +76,7 @@ sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 # Two at a time; each one's whole output is in .cache/molecule, and its end is shown where it fails.
 SCENARIOS ?= default airgap roles
 
+# Podman runs the nodes, or docker where only that is there; NPUOPS_ENGINE=docker takes it in any case.
 # Exit 77 of engine.sh: this machine cannot run containers, and the last line says why. `make molecule SKIP=ok` lives with that.
 # $(1): calls of engine.sh that have to pass; $(2): the scenarios that are played then.
 define play

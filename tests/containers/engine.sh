@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Make sure that a container engine and the image of a test node are at hand. Prints nothing but what it does.
 # usage: engine.sh FOLDER [ARCH [KIND]]
-#   FOLDER  gets containers.conf (name it in CONTAINERS_CONF) and logs
+#   FOLDER  gets engine (the one word podman or docker), containers.conf (name it in CONTAINERS_CONF) and logs
 #   ARCH    x86_64 or aarch64 (default: this machine's); another machine's runs under qemu, which this script registers
 #   KIND    node (default): a system with systemd; python: only unpacked, no package is configured: a Python and the usual commands
+# NPUOPS_ENGINE=podman or docker says which engine it is to be; else it is podman, unless only docker is there and answers.
 # The image is localhost/npuops-test-KIND for this machine's architecture, localhost/npuops-test-KIND-ARCH for another. A node's is built upon
 # Debian's own image where a registry has it, everything else is made from Debian's packages.
 # exit 0: ready; 77: this machine can't run such containers, the last line says why.
@@ -35,7 +36,7 @@ need() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$folder/apt.log" 2>&1 ||
     skip "installing ${missing[*]} failed, see $folder/apt.log"
 }
-need podman runc ssh tc  # the last two for nodes that are reached over a network
+need ssh tc  # for nodes that are reached over a network
 [ "$arch" = "$(uname -m)" ] || need "qemu-$arch-static" arch-test
 
 # The kernel starts another architecture's programs with qemu. Flag F: it has opened qemu already, so that containers need not have it.
@@ -59,7 +60,19 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 CONF
-export CONTAINERS_CONF="$folder/containers.conf"
+export CONTAINERS_CONF="$folder/containers.conf" BUILDAH_ISOLATION=chroot  # podman reads them
+
+engine=${NPUOPS_ENGINE:-podman}
+if [ -z "${NPUOPS_ENGINE:-}" ] && ! command -v podman >/dev/null && docker info >/dev/null 2>&1; then
+  engine=docker
+fi
+case $engine in
+  podman) need podman runc ;;
+  docker) command -v docker >/dev/null || skip "NPUOPS_ENGINE=docker, and docker is not installed" ;;
+  *) echo "NPUOPS_ENGINE=$engine: it has to be podman or docker" >&2; exit 2 ;;
+esac
+"$engine" info >"$folder/info.log" 2>&1 || skip "$engine does not answer ($(tail -1 "$folder/info.log"))"
+echo "$engine" >"$folder/engine"
 
 # What is only unpacked wants some of what the packages' own scripts would have done; byte code is cheaper to make here than under qemu.
 unpacked=(--variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr
@@ -78,22 +91,24 @@ wanted=$( (cat "$list"; echo bookworm "${how[@]}") | sha256sum | cut -c1-16)
 # upon BASE: the packages installed upon Debian's own image, in a build that wants no more rights than the containers have.
 upon() {
   printf 'FROM %s\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends %s\n' "$1" "${packages//,/ }" |
-    podman build --quiet --arch="${debian[$arch]}" --network=host --isolation=chroot --tag="$image:$wanted" - >"$folder/build-$kind-$arch.log" 2>&1
+    "$engine" build --quiet --platform="linux/${debian[$arch]}" --network=host --tag="$image:$wanted" - >"$folder/build-$kind-$arch.log" 2>&1
 }
 
 from_packages() {
   need mmdebstrap
+  local as=(--arch="${debian[$arch]}")
+  [ "$engine" = podman ] || as=(--platform="linux/${debian[$arch]}")
   mmdebstrap --arch="${debian[$arch]}" "${how[@]}" --include="$packages" bookworm - 2>"$folder/mmdebstrap-$kind-$arch.log" |
-    podman import --quiet --arch="${debian[$arch]}" - "$image:$wanted" >/dev/null ||
-    skip "building the root file system failed, see $folder/mmdebstrap-$kind-$arch.log"
+    "$engine" import "${as[@]}" - "$image:$wanted" >"$folder/import-$kind-$arch.log" 2>&1 ||
+    skip "building the root file system failed, see $folder/mmdebstrap-$kind-$arch.log and import-$kind-$arch.log"
 }
 
-if ! podman image exists "$image:$wanted"; then
+if ! "$engine" image inspect "$image:$wanted" >/dev/null 2>&1; then
   echo "building the image of a test node ($image:$wanted)$([ "$arch" = "$(uname -m)" ] || [ "$kind" = python ] || echo ", some minutes under qemu")"
   packages=$(grep -v '^#' "$list" | paste -sd,)
   base=debian:bookworm-slim
-  if [ "$kind" != node ] || ! timeout 300 podman pull --quiet --arch="${debian[$arch]}" "$base" >"$folder/pull.log" 2>&1 || ! upon "$base"; then
+  if [ "$kind" != node ] || ! timeout 300 "$engine" pull --quiet --platform="linux/${debian[$arch]}" "$base" >"$folder/pull.log" 2>&1 || ! upon "$base"; then
     from_packages
   fi
 fi
-podman tag "$image:$wanted" "$image:latest"
+"$engine" tag "$image:$wanted" "$image:latest"
