@@ -11,11 +11,11 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-folder=$1 arch=${2:-$(uname -m)} kind=${3:-node}
+mkdir -p "$1"
+folder=$(cd "$1" && pwd) arch=${2:-$(uname -m)} kind=${3:-node}
 image=localhost/npuops-test-$kind
 [ "$arch" = "$(uname -m)" ] || image+=-$arch
 declare -A debian=([x86_64]=amd64 [aarch64]=arm64)
-mkdir -p "$folder"
 
 skip() { echo "no $arch containers here: $*"; exit 77; }
 
@@ -88,19 +88,24 @@ if [ "$kind" = python ]; then
 fi
 wanted=$( (cat "$list"; echo bookworm "${how[@]}") | sha256sum | cut -c1-16)
 
-# upon BASE: the packages installed upon Debian's own image, in a build that wants no more rights than the containers have.
+# build CONTEXT: by what both engines have, with no more rights than the containers get. `docker import` knows no other architecture everywhere.
+build() {
+  "$engine" build --quiet --platform="linux/${debian[$arch]}" --network=host --tag="$image:$wanted" "$1" >"$folder/build-$kind-$arch.log" 2>&1
+}
+
+# upon BASE: the packages installed upon Debian's own image.
 upon() {
-  printf 'FROM %s\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends %s\n' "$1" "${packages//,/ }" |
-    "$engine" build --quiet --platform="linux/${debian[$arch]}" --network=host --tag="$image:$wanted" - >"$folder/build-$kind-$arch.log" 2>&1
+  printf 'FROM %s\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends %s\n' "$1" "${packages//,/ }" | build -
 }
 
 from_packages() {
+  local context=$folder/root-$kind-$arch
   need mmdebstrap
-  local as=(--arch="${debian[$arch]}")
-  [ "$engine" = podman ] || as=(--platform="linux/${debian[$arch]}")
-  mmdebstrap --arch="${debian[$arch]}" "${how[@]}" --include="$packages" bookworm - 2>"$folder/mmdebstrap-$kind-$arch.log" |
-    "$engine" import "${as[@]}" - "$image:$wanted" >"$folder/import-$kind-$arch.log" 2>&1 ||
-    skip "building the root file system failed, see $folder/mmdebstrap-$kind-$arch.log and import-$kind-$arch.log"
+  mkdir -p "$context"
+  printf 'FROM scratch\nADD root.tar /\n' >"$context/Dockerfile"
+  { mmdebstrap --arch="${debian[$arch]}" "${how[@]}" --include="$packages" bookworm "$context/root.tar" 2>"$folder/mmdebstrap-$kind-$arch.log" &&
+    build "$context"; } || skip "building the root file system failed, see $folder/mmdebstrap-$kind-$arch.log and build-$kind-$arch.log"
+  rm -rf "$context"
 }
 
 if ! "$engine" image inspect "$image:$wanted" >/dev/null 2>&1; then
