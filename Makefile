@@ -72,7 +72,7 @@ test: lint $(VENV)/.stamp-test ## All the tests that need neither root nor conta
 sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
 
-# The others are "faults fleet" (CI plays them afterwards) and those of `make aarch64`.
+# The others are "faults fleet" and those of `make aarch64`; CI plays them afterwards.
 # Two at a time; each one's whole output is in .cache/molecule, and its end is shown where it fails.
 SCENARIOS ?= default airgap roles
 
