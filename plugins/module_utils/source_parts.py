@@ -20,7 +20,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 IN_NAME = re.compile(r"(?<![0-9a-f])([0-9a-f]{7,40})(?![0-9a-f])")
-_KIND = re.compile(r"\.(tar\.gz|tgz|tar\.xz|tar|bundle|git)$")
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.xz")
+_KIND = re.compile(f"({'|'.join(map(re.escape, (*ARCHIVES, '.bundle', '.git')))})$")
 # Runs git with these arguments, in a folder or in none; returns what it printed.
 Git = Callable[..., str]
 

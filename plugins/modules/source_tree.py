@@ -177,11 +177,9 @@ import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.npuops.ktransformers.plugins.module_utils.file_digest import sha256_of
-from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import Filler, PartsError
+from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import ARCHIVES, COMMIT, Filler, PartsError
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.xz")
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://|^[^/@]+@[^/:]+:")
-COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 class SourceError(Exception):

@@ -17,7 +17,7 @@ import typing as t
 
 import yaml
 from ansible_collections.npuops.ktransformers.plugins.module_utils.media import LOCK, MANIFEST, SUMS, File, MediaError, Sums, check_name
-from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import look_into
+from ansible_collections.npuops.ktransformers.plugins.module_utils.source_parts import ARCHIVES, look_into
 
 _HEADING = """\
 # Written by `ansible-playbook npuops.ktransformers.media`, which keeps the texts (origin, supplier, …) that you add to a file.
@@ -142,7 +142,7 @@ def index(folder: str, old_text: t.Optional[str]) -> Index:
         entry: Entry = {"path": name, "sha256": sums.of(name), "size": size}
         entry.update(guess(name))
         entry.update((key, value) for key, value in old.get(name, {}).items() if key not in _TOLD)
-        if _SOURCE.match(name):
+        if name.startswith("source/") and name.endswith(ARCHIVES):
             entry.update(_look_into(folder, name))
         entries.append(entry)
     sums.keep_only(names)
@@ -154,7 +154,6 @@ def index(folder: str, old_text: t.Optional[str]) -> Index:
 
 # What the file itself tells, in contrast to texts that people add.
 _TOLD = ("path", "sha256", "size", "commit", "lacks")
-_SOURCE = re.compile(r"^source/.+\.(tar\.gz|tgz|tar|tar\.xz)$")
 
 
 def _look_into(folder: str, name: str) -> Entry:
