@@ -73,7 +73,7 @@ sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
 
 # The others are "faults fleet" and those of `make aarch64`; CI plays them afterwards.
-# Two at a time; each one's whole output is in .cache/molecule, and its end is shown where it fails.
+# Two at a time; each one's whole output is in .cache/molecule. Where one fails its end is shown, and last of all the tasks that failed.
 SCENARIOS ?= default airgap roles
 
 # Podman runs the nodes, or docker where only that is there; NPUOPS_ENGINE=docker takes it in any case.
@@ -81,15 +81,17 @@ SCENARIOS ?= default airgap roles
 # $(1): calls of engine.sh that have to pass; $(2): the scenarios that are played then.
 define play
 	@{ $(1); } || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }; \
-	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(2:%=molecule-%)
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(2:%=molecule-%) || \
+	{ for scenario in $(2); do log=.cache/molecule/$$scenario.log.failed; [ ! -e $$log ] || { echo "$$scenario:"; cat $$log; }; done; exit 1; }
 endef
 
 molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages, several nodes: nodes as containers
 	$(call play,tests/containers/engine.sh .cache/containers,$(SCENARIOS))
 
 molecule-%:
-	@mkdir -p .cache/molecule; log=.cache/molecule/$*.log; SECONDS=0; \
-	NO_COLOR=1 $(BIN)/molecule test --scenario-name $* >$$log 2>&1 || { tail -n 150 $$log; echo "Scenario $* failed, see $$log"; exit 1; }; \
+	@mkdir -p .cache/molecule; log=.cache/molecule/$*.log; rm -f $$log.failed; SECONDS=0; \
+	NO_COLOR=1 $(BIN)/molecule test --scenario-name $* >$$log 2>&1 || \
+	{ $(BIN)/python tests/containers/failed.py $$log >$$log.failed; tail -n 150 $$log; echo "Scenario $* failed after $$SECONDS s, see $$log"; exit 1; }; \
 	echo "Scenario $* passed in $$SECONDS s"
 
 # Slow: every command of these nodes is emulated. Needs root; fetches 200 MB of wheels once.

@@ -21,7 +21,7 @@ skip() { echo "no $arch containers here: $*"; exit 77; }
 
 [ -n "${debian[$arch]:-}" ] || skip "no test image is made for this architecture"
 [ "$(id -u)" -eq 0 ] || skip "not root (systemd as PID 1 in a container and a Debian root file system need it)"
-declare -A package=([ssh]=openssh-client [tc]=iproute2)
+declare -A package=([ssh]=openssh-client [tc]=iproute2 [pgrep]=procps)
 
 # need TOOL…: install what is not there.
 need() {
@@ -36,7 +36,7 @@ need() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$folder/apt.log" 2>&1 ||
     skip "installing ${missing[*]} failed, see $folder/apt.log"
 }
-need ssh tc  # for nodes that are reached over a network
+need ssh tc pgrep  # for nodes that are reached over a network, and for a run that is killed
 [ "$arch" = "$(uname -m)" ] || need "qemu-$arch-static" arch-test
 
 # The kernel starts another architecture's programs with qemu. Flag F: it has opened qemu already, so that containers need not have it.
