@@ -142,4 +142,5 @@ class LongWork(ActionBase):
 
     def _say(self, line: t.Optional[str]) -> None:
         if line and not self._task.no_log:
-            display.display(line)
+            # Ansible flushes what it writes to stdout when the next task starts, which is too late where that is a file; stderr ends with each line.
+            display.display(line, stderr=True)

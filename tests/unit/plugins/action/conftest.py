@@ -72,10 +72,11 @@ class Run:
 
 
 class Controller:
-    """Runs plays in a folder; `environment` adds variables of the process."""
+    """Runs plays in a folder; `environment` adds variables of the process. `output` is the file that a run's output goes to."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.output = folder / "output"
         self.environment: dict[str, str] = {}
         (folder / "callbacks").mkdir()
         (folder / "callbacks" / "recorder.py").write_text(RECORDER)
@@ -96,7 +97,7 @@ class Controller:
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
+            **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_") and key != "PYTHONUNBUFFERED"},
             "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / "collections"),
             "ANSIBLE_CALLBACK_PLUGINS": str(self.folder / "callbacks"),
             "ANSIBLE_BECOME_PLUGINS": str(self.folder / "become"),
@@ -110,11 +111,10 @@ class Controller:
             **self.environment,
         }
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "play.yml", *options]
-        run = subprocess.run(
-            command, cwd=self.folder, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
-        )
+        with self.output.open("w") as output:
+            run = subprocess.run(command, cwd=self.folder, env=env, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, timeout=120, check=False)
         lines = records.read_text().splitlines() if records.exists() else []
-        return Run(run.returncode, run.stdout, [json.loads(line) for line in lines])
+        return Run(run.returncode, self.output.read_text(), [json.loads(line) for line in lines])
 
 
 @pytest.fixture

@@ -202,6 +202,22 @@ def test_a_killed_worker_fails_the_task_and_the_next_run_goes_on(ansible, folder
     assert subprocess.run(["pgrep", "-f", f"touch {mark}"], stdout=subprocess.DEVNULL, check=False).returncode == 1
 
 
+def test_progress_is_told_while_the_work_goes_on(ansible, folder, tmp_path):
+    """Also where the output goes to a file: an operator who looks into it waits for hours otherwise."""
+    seen = tmp_path / "seen"
+
+    def look(state):
+        for _turn in range(300):
+            if re.search("^node1: build it ", ansible.output.read_text(), re.MULTILINE):
+                seen.touch()
+                break
+            time.sleep(0.1)
+
+    when_running(folder, look)
+    run = ansible([job(folder, "sh", "-c", f"for turn in $(seq 350); do [ ! -e {seen} ] || exit 0; sleep 0.1; done; exit 1")])
+    assert run.rc == 0, run.output
+
+
 @pytest.fixture
 def flaky(ansible):
     plugins = ansible.folder / "connection"
