@@ -74,7 +74,7 @@ test: lint $(VENV)/.stamp-test ## All the tests that need neither root nor conta
 sanity: $(VENV)/.stamp-test ## ansible-test sanity on what is built
 	@tests/sanity.sh .cache/sanity --venv --python $$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")')
 
-# The others are "faults fleet" and those of `make aarch64`; CI plays them afterwards.
+# The others are "faults fleet" and those of `make aarch64`; CI plays them last.
 # Two at a time; each one's whole output is in .cache/molecule. Where one fails its end is shown, and last of all the tasks that failed.
 SCENARIOS ?= default airgap roles
 
@@ -84,7 +84,8 @@ SCENARIOS ?= default airgap roles
 define play
 	@{ $(1); } || { rc=$$?; [ $$rc -eq 77 ] && [ "$(SKIP)" = ok ] && exit 0; exit $$rc; }; \
 	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(2:%=molecule-%) || \
-	{ for scenario in $(2); do log=.cache/molecule/$$scenario.log.failed; [ ! -e $$log ] || { echo "$$scenario:"; cat $$log; }; done; exit 1; }
+	{ for scenario in $(2); do log=.cache/molecule/$$scenario.log.failed; [ ! -e $$log ] || { echo "$$scenario:"; cat $$log; }; done; \
+	df -h . | tail -n 1; free -m | sed -n 2p; cat /proc/loadavg; exit 1; }
 endef
 
 molecule: $(VENV)/.stamp-molecule ## Root, systemd, packages, several nodes: nodes as containers
