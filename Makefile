@@ -15,8 +15,8 @@ export PATH := $(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(ROOT)/ansible.cfg
 # Ansible's own caches and temporary files stay in the checkout, too.
 export ANSIBLE_HOME := $(ROOT)/.ansible
-# Some machines set it; output is buffered as on an operator's computer.
-unexport PYTHONUNBUFFERED
+# Some machines set them; output is buffered and byte code written as on an operator's computer.
+unexport PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE
 
 .PHONY: help rehearse simulate lint unit integration test sanity molecule aarch64 matrix docs release-check build clean
 help: ## Show this list

@@ -8,8 +8,10 @@ reboot (https://gitcode.com/cann/driver, install.sh).
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections import deque
@@ -230,6 +232,20 @@ def _unpack(plan: Plan) -> archive.Unpacked | None:
     return unpacked
 
 
+def _drop_byte_code(folder: str) -> None:
+    """Remove what Python has written beside its modules: a removal goes by lists of files, and keeps a folder that is not empty afterwards."""
+    for path, _folders, files in os.walk(folder, topdown=False):
+        if os.path.basename(path) != "__pycache__" or not all(name.endswith(".pyc") for name in files):
+            continue
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path)
+            # Its modules may have gone long ago.
+            parent = os.path.dirname(path)
+            while len(parent) > len(folder):
+                os.rmdir(parent)
+                parent = os.path.dirname(parent)
+
+
 def carry_out(plan: Plan, roots: Roots, log_dir: str, timeout: float) -> Result:
     """Run a plan's command and look at the disk.
 
@@ -246,6 +262,8 @@ def carry_out(plan: Plan, roots: Roots, log_dir: str, timeout: float) -> Result:
         reboot.owe(roots.state, roots.proc, f"firmware {version} takes effect with a reboot", kind, version)
     log = _Log(os.path.join(log_dir, f"{kind}-{version}-{plan.action}-{time.strftime('%Y%m%dT%H%M%S')}.log"))
     log.line(f"# {' '.join(command)}", judge=False)
+    if plan.action == "remove" and kind not in HDK_KINDS and plan.before.path:
+        _drop_byte_code(plan.before.path)
     rc = _execute(command, environment, log, timeout)
     if unpacked:
         archive.clean(unpacked)

@@ -233,6 +233,26 @@ def test_two_versions_side_by_side_and_one_removed(user):
     assert (result.failure, result.after.version) == (None, "8.1.RC1")
 
 
+def test_byte_code_that_python_wrote_goes_with_the_toolkit(user):
+    bring(user, "toolkit")
+    folder = user.toolkit / "8.1.RC1"
+    for module in ("acl", "gone"):
+        (folder / f"python/site-packages/{module}/__pycache__").mkdir(parents=True)
+        (folder / f"python/site-packages/{module}/__pycache__/__init__.cpython-311.pyc").touch()
+    assert (bring(user, "toolkit", state="absent").failure, folder.exists()) == (None, False)
+
+
+def test_somebody_elses_files_survive_the_removal_of_the_toolkit(user):
+    bring(user, "toolkit")
+    folder = user.toolkit / "8.1.RC1"
+    theirs = [folder / "python/site-packages/acl/__pycache__/notes.txt", folder / "mine.txt"]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    bring(user, "toolkit", state="absent")
+    assert [path.exists() for path in theirs] == [True, True]
+
+
 def test_an_uninstaller_that_leaves_a_part_and_says_success(user):
     bring(user, "toolkit")
     user.fault("hccl.uninstall-fail")
